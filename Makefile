@@ -1,0 +1,56 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+LINKS := $(addprefix build/links/heedful/,models export runtime)
+
+# onnxruntime and torch refuse other versions with messages that do not say so.
+SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit( \
+	"heedful needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11 ...")
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test check bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## make .venv with everything the project needs
+
+# An exact torch comes first: it takes the CPU build where one is configured, and the range
+# in pyproject.toml then has nothing left to download.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c '$(SUPPORTED)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install torch==2.13.0
+	$(BIN)/python -m pip install --editable '.[export,test]'
+	@touch $@
+
+demo: $(INSTALLED) ## fetch a small Whisper and a recording, export to int8, transcribe
+	$(BIN)/heedful fetch whisper-tiny.en
+	$(BIN)/heedful fetch two-cities
+	test -e "$$($(BIN)/heedful home)/bundles/whisper-tiny.en-int8" \
+		|| $(BIN)/heedful export whisper-tiny.en whisper-tiny.en-int8 --precision int8
+	$(BIN)/heedful transcribe two-cities.wav
+
+test: $(INSTALLED) ## run the tests
+	$(BIN)/pytest
+
+# mypy sees the folders as packages of `heedful` through these.
+$(LINKS): build/links/heedful/%:
+	@mkdir -p $(@D)
+	ln -sfn ../../../$* $@
+
+check: $(INSTALLED) $(LINKS) ## format, lint, types and tests
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: $(INSTALLED) ## run every script of benchmarks/
+	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
+		echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean: ## remove builds and caches; .venv stays
+	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name '*.egg-info' \) -print | xargs rm -rf

@@ -1,0 +1,39 @@
+"""A graph's module to an ONNX model: torch's exporter, with our one operator mapped to the standard one."""
+
+from typing import Any
+
+import onnx_ir
+import torch
+from onnxscript import values
+from torch import nn
+
+from heedful.export.graphs import Graph
+
+OPSET = 24
+_op = values.Opset("", OPSET)
+
+
+def _scatter_slots(past: Any, new: Any, at: Any) -> Any:
+    return _op.TensorScatter(past, new, at, axis=2, mode="linear")
+
+
+TRANSLATIONS = {torch.ops.heedful.scatter_slots.default: _scatter_slots}
+
+
+def trace(graph: Graph) -> onnx_ir.Model:
+    """The ONNX model of `graph` at opset 24, weights in memory, axes named as in `graph.axes`."""
+    module: nn.Module = graph.module.eval()
+    with torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            args=tuple(graph.inputs.values()),
+            input_names=graph.input_names,
+            output_names=graph.outputs,
+            dynamic_shapes=tuple(graph.axes.values()),
+            dynamo=True,
+            opset_version=OPSET,
+            custom_translation_table=TRANSLATIONS,
+            verbose=False,
+        )
+    assert program is not None
+    return program.model

@@ -1,0 +1,219 @@
+"""The Whisper family: names of its weights in each format, its sizes, and what the runtime must know of it."""
+
+import re
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from heedful.export.checkpoint import Checkpoint
+from heedful.export.graphs import Graph, whisper_graphs
+from heedful.export.weights import NameTable, load_weights
+from heedful.models.whisper import Whisper, WhisperConfig
+from heedful.runtime.errors import CheckpointError
+
+
+
+def _huggingface_attention(prefix: str, parts: str) -> list[str]:
+    return [f"{prefix}.{part}_proj" for part in parts]
+
+
+NAMES: dict[str, NameTable] = {
+    "huggingface": NameTable(
+        modules={
+            "encoder.first": ["model.encoder.conv1"],
+            "encoder.second": ["model.encoder.conv2"],
+            "encoder.norm": ["model.encoder.layer_norm"],
+            "encoder.layers.{}.attention_norm": ["model.encoder.layers.{}.self_attn_layer_norm"],
+            "encoder.layers.{}.attention.query_key_value": _huggingface_attention(
+                "model.encoder.layers.{}.self_attn", "qkv"
+            ),
+            "encoder.layers.{}.attention.output": ["model.encoder.layers.{}.self_attn.out_proj"],
+            "encoder.layers.{}.feed_forward_norm": ["model.encoder.layers.{}.final_layer_norm"],
+            "encoder.layers.{}.feed_forward.inner": ["model.encoder.layers.{}.fc1"],
+            "encoder.layers.{}.feed_forward.output": ["model.encoder.layers.{}.fc2"],
+            "decoder.tokens": ["model.decoder.embed_tokens"],
+            "decoder.positions": ["model.decoder.embed_positions"],
+            "decoder.norm": ["model.decoder.layer_norm"],
+            "decoder.layers.{}.attention_norm": ["model.decoder.layers.{}.self_attn_layer_norm"],
+            "decoder.layers.{}.attention.query_key_value": _huggingface_attention(
+                "model.decoder.layers.{}.self_attn", "qkv"
+            ),
+            "decoder.layers.{}.attention.output": ["model.decoder.layers.{}.self_attn.out_proj"],
+            "decoder.layers.{}.cross_attention_norm": ["model.decoder.layers.{}.encoder_attn_layer_norm"],
+            "decoder.layers.{}.cross_attention.query": ["model.decoder.layers.{}.encoder_attn.q_proj"],
+            "decoder.layers.{}.cross_attention.key_value": _huggingface_attention(
+                "model.decoder.layers.{}.encoder_attn", "kv"
+            ),
+            "decoder.layers.{}.cross_attention.output": ["model.decoder.layers.{}.encoder_attn.out_proj"],
+            "decoder.layers.{}.feed_forward_norm": ["model.decoder.layers.{}.final_layer_norm"],
+            "decoder.layers.{}.feed_forward.inner": ["model.decoder.layers.{}.fc1"],
+            "decoder.layers.{}.feed_forward.output": ["model.decoder.layers.{}.fc2"],
+        },
+        parameters={"encoder.positions": "model.encoder.embed_positions.weight"},
+        ignored=["proj_out.weight"],  # tied to the token embedding
+    ),
+    "ctranslate2": NameTable(
+        modules={
+            "encoder.first": ["encoder/conv1"],
+            "encoder.second": ["encoder/conv2"],
+            "encoder.norm": ["encoder/layer_norm"],
+            "encoder.layers.{}.attention_norm": ["encoder/layer_{}/self_attention/layer_norm"],
+            "encoder.layers.{}.attention.query_key_value": ["encoder/layer_{}/self_attention/linear_0"],
+            "encoder.layers.{}.attention.output": ["encoder/layer_{}/self_attention/linear_1"],
+            "encoder.layers.{}.feed_forward_norm": ["encoder/layer_{}/ffn/layer_norm"],
+            "encoder.layers.{}.feed_forward.inner": ["encoder/layer_{}/ffn/linear_0"],
+            "encoder.layers.{}.feed_forward.output": ["encoder/layer_{}/ffn/linear_1"],
+            "decoder.tokens": ["decoder/embeddings"],
+            "decoder.norm": ["decoder/layer_norm"],
+            "decoder.layers.{}.attention_norm": ["decoder/layer_{}/self_attention/layer_norm"],
+            "decoder.layers.{}.attention.query_key_value": ["decoder/layer_{}/self_attention/linear_0"],
+            "decoder.layers.{}.attention.output": ["decoder/layer_{}/self_attention/linear_1"],
+            "decoder.layers.{}.cross_attention_norm": ["decoder/layer_{}/attention/layer_norm"],
+            "decoder.layers.{}.cross_attention.query": ["decoder/layer_{}/attention/linear_0"],
+            "decoder.layers.{}.cross_attention.key_value": ["decoder/layer_{}/attention/linear_1"],
+            "decoder.layers.{}.cross_attention.output": ["decoder/layer_{}/attention/linear_2"],
+            "decoder.layers.{}.feed_forward_norm": ["decoder/layer_{}/ffn/layer_norm"],
+            "decoder.layers.{}.feed_forward.inner": ["decoder/layer_{}/ffn/linear_0"],
+            "decoder.layers.{}.feed_forward.output": ["decoder/layer_{}/ffn/linear_1"],
+        },
+        parameters={
+            "encoder.positions": "encoder/position_encodings/encodings",
+            "decoder.positions.weight": "decoder/position_encodings/encodings",
+        },
+        ignored=[
+            "decoder/projection/weight",  # tied to the token embedding
+            r"(en|de)coder/(num_heads|pre_norm|activation|alibi|scale_embeddings|start_from_zero_embedding)",
+            r"decoder/alignment_(heads|layer)",
+        ],
+        separator="/",
+    ),
+}
+
+
+def recognises(checkpoint: Checkpoint) -> bool:
+    """Whether `checkpoint` is a Whisper model."""
+    if checkpoint.format == "huggingface":
+        return checkpoint.config.get("model_type") == "whisper"
+    return "encoder/conv1/weight" in checkpoint.tensors and "decoder/embeddings/weight" in checkpoint.tensors
+
+
+def read_config(checkpoint: Checkpoint) -> WhisperConfig:
+    """Sizes from config.json, or, in CTranslate2's format, from the shapes of the tensors."""
+    if checkpoint.format == "huggingface":
+        c = checkpoint.config
+        if c.get("activation_function", "gelu") != "gelu" or c.get("scale_embedding"):
+            raise CheckpointError(f"{checkpoint.source}: config.json asks for a variant that no published Whisper has")
+        try:
+            return WhisperConfig(
+                vocabulary=c["vocab_size"],
+                width=c["d_model"],
+                encoder_layers=c["encoder_layers"],
+                decoder_layers=c["decoder_layers"],
+                encoder_heads=c["encoder_attention_heads"],
+                decoder_heads=c["decoder_attention_heads"],
+                encoder_inner=c["encoder_ffn_dim"],
+                decoder_inner=c["decoder_ffn_dim"],
+                mels=c["num_mel_bins"],
+                audio_positions=c["max_source_positions"],
+                text_positions=c["max_target_positions"],
+            )
+        except KeyError as error:
+            raise CheckpointError(f"{checkpoint.source}: config.json lacks {error}") from error
+    tensors = checkpoint.tensors
+    layers = {
+        side: len({name.split("/")[1] for name in tensors if name.startswith(f"{side}/layer_")} - {"layer_norm"})
+        for side in ("encoder", "decoder")
+    }
+    vocabulary, width = tensors["decoder/embeddings/weight"].shape
+    return WhisperConfig(
+        vocabulary=vocabulary,
+        width=width,
+        encoder_layers=layers["encoder"],
+        decoder_layers=layers["decoder"],
+        encoder_heads=int(tensors["encoder/num_heads"]),
+        decoder_heads=int(tensors["decoder/num_heads"]),
+        encoder_inner=tensors["encoder/layer_0/ffn/linear_0/weight"].shape[0],
+        decoder_inner=tensors["decoder/layer_0/ffn/linear_0/weight"].shape[0],
+        mels=tensors["encoder/conv1/weight"].shape[1],
+        audio_positions=tensors["encoder/position_encodings/encodings"].shape[0],
+        text_positions=tensors["decoder/position_encodings/encodings"].shape[0],
+    )
+
+
+def load(checkpoint: Checkpoint) -> Whisper:
+    """The model with the weights of `checkpoint`, float32."""
+    model = Whisper(read_config(checkpoint))
+    load_weights(model, checkpoint.tensors, NAMES[checkpoint.format])
+    return model.eval()
+
+
+def alignment_heads(checkpoint: Checkpoint, config: WhisperConfig) -> list[tuple[int, int]]:
+    """(layer, head) of the cross-attention heads that follow the audio: those the checkpoint names, else all heads of
+    the upper half of the decoder.
+    """
+    named = checkpoint.generation.get("alignment_heads") or checkpoint.config.get("alignment_heads")
+    if named:
+        return [(int(layer), int(head)) for layer, head in named]
+    layers = range(config.decoder_layers // 2, config.decoder_layers)
+    return [(layer, head) for layer in layers for head in range(config.decoder_heads)]
+
+
+def special_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer, vocabulary: int) -> dict[str, Any]:
+    """Ids of the tokens that steer Whisper. Timestamps follow `<|notimestamps|>`, 20 ms apart, whether or not the
+    tokenizer lists them; a vocabulary of 51,865 or more is multilingual.
+    """
+
+    def identify(*names: str) -> int:
+        found = next((i for name in names if (i := tokenizer.token_to_id(name)) is not None), None)
+        if found is None:
+            raise CheckpointError(f"{checkpoint.tokenizer} has no token {names[0]}: it is not Whisper's tokenizer")
+        return found
+
+    start, translate = identify("<|startoftranscript|>"), identify("<|translate|>")
+    languages = {}
+    for token in range(start + 1, translate):
+        if match := re.fullmatch(r"<\|([a-z]{2,3})\|>", tokenizer.id_to_token(token) or ""):
+            languages[match[1]] = token
+    no_timestamps = identify("<|notimestamps|>")
+    multilingual = checkpoint.generation.get("is_multilingual", vocabulary >= 51865)
+    return {
+        "end": identify("<|endoftext|>"),
+        "start": start,
+        "languages": languages if multilingual else {},
+        "transcribe": identify("<|transcribe|>"),
+        "translate": translate,
+        "language_model": identify("<|startoflm|>"),
+        "previous": identify("<|startofprev|>"),
+        "no_speech": identify("<|nospeech|>", "<|nocaptions|>"),
+        "no_timestamps": no_timestamps,
+        "first_timestamp": no_timestamps + 1,
+    }
+
+
+def suppressed(checkpoint: Checkpoint, tokens: dict[str, Any]) -> dict[str, list[int]]:
+    """Tokens never generated, and those never generated first: as the checkpoint says, and the special ones."""
+    generation, config = checkpoint.generation, checkpoint.config
+    never = generation.get("suppress_tokens") or config.get("suppress_ids") or []
+    first = generation.get("begin_suppress_tokens") or config.get("suppress_ids_begin") or []
+    specials = [tokens[name] for name in ("start", "transcribe", "translate", "language_model", "previous", "no_speech")]
+    return {
+        "suppress": sorted({*never, *specials} - {-1}),
+        "suppress_first": sorted({*first, tokens["end"]}),
+    }
+
+
+def describe(checkpoint: Checkpoint, model: Whisper, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The part of bundle.json that only this family has."""
+    config = model.config
+    tokens = special_tokens(checkpoint, tokenizer, config.vocabulary)
+    return {
+        "audio": {"sample_rate": 16_000, "samples": config.samples, "frame": 0.02},
+        "tokens": tokens,
+        **suppressed(checkpoint, tokens),
+        "alignment_heads": alignment_heads(checkpoint, config),
+    }
+
+
+def graphs(model: Whisper, description: dict[str, Any]) -> list[Graph]:
+    """The graphs to trace; text tokens lie below the end token."""
+    return whisper_graphs(model, description["alignment_heads"], description["tokens"]["end"])

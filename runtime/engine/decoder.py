@@ -1,0 +1,150 @@
+"""One decoder session and the caches it reads and writes in place, a row for each input being decoded."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from heedful.runtime.engine.buffers import Buffer, HostBuffer, allocate
+from heedful.runtime.engine.device import Device
+
+# slots by which caches grow: attention costs as much as the capacity, growing costs a copy
+_BUCKET = {"cpu": 64, "cuda": 512}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the decoder's graph is made for: `positions` limits prompt and generated tokens together."""
+
+    layers: int
+    heads: int
+    head_dim: int
+    frames: int
+    positions: int
+    vocabulary: int
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Feed:
+    """New tokens of one input: tokens and positions (n,), the first slot they take, the slots each may see (n, used)
+    and which of the n tokens' logits are wanted.
+    """
+
+    tokens: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    at: int
+    mask: NDArray[np.bool_]
+    select: NDArray[np.int64]
+
+
+class Decoder:
+    """Runs decoder.onnx over `rows` inputs at most.
+
+    Self-attention caches grow in buckets of slots; neither they nor the encoder's keys and values are copied in a
+    step. Rows come and go: where rows can be moved, those that a step leaves out cost it nothing.
+    """
+
+    def __init__(self, session: ort.InferenceSession, shape: Shape, device: Device, rows: int) -> None:
+        self.session = session
+        self.shape = shape
+        self.device = device
+        self.place = list(range(rows))  # where in the buffers each row is
+        self.used = [0] * rows
+        self.capacity = _BUCKET[device.name]
+        names = [f"{layer}.{part}" for layer in range(shape.layers) for part in ("key", "value")]
+        self.memory = {name: self._allocate(rows, shape.frames) for name in names}
+        self.caches = {name: self._allocate(rows, self.capacity) for name in names}
+        self.binding = session.io_binding()
+        self.bound = 0  # rows that the buffers are bound with; 0 when they must be bound anew
+        self.held: list[NDArray[Any]] = []  # bound inputs are borrowed, not copied
+
+    def _allocate(self, rows: int, slots: int) -> Buffer:
+        return allocate((rows, self.shape.heads, slots, self.shape.head_dim), self.shape.dtype, self.device)
+
+    def step(self, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
+        """Write the new tokens of some rows into their caches; the other rows stay as they are.
+
+        Returns the wanted logits (len(select), vocabulary), float32, of each row fed.
+        """
+        width = max(len(feed.tokens) for feed in feeds.values())
+        for row, feed in feeds.items():
+            self.used[row] = feed.at + len(feed.tokens)
+        self._reserve(max(self.used) + width)
+        rows = self._gather(list(feeds))
+        tokens = np.zeros((rows, width), np.int64)
+        positions = np.zeros((rows, width), np.int64)
+        at = np.full(rows, self.capacity - width, np.int64)
+        mask = np.zeros((rows, width, self.capacity), np.bool_)
+        # padding must see a slot, or its softmax is NaN and poisons the slot it writes
+        mask[:, :, -1] = True
+        select = []
+        for row, feed in feeds.items():
+            place, count = self.place[row], len(feed.tokens)
+            tokens[place, :count], positions[place, :count], at[place] = feed.tokens, feed.positions, feed.at
+            mask[place, :count] = False
+            mask[place, :count, : feed.mask.shape[1]] = feed.mask
+            select.append(place * width + feed.select)
+        logits = self._run(tokens=tokens, positions=positions, at=at, mask=mask, select=np.concatenate(select))
+        return dict(zip(feeds, np.split(logits, np.cumsum([len(each) for each in select])[:-1]), strict=True))
+
+    def _reserve(self, slots: int) -> None:
+        """Room for `slots` slots and one more, the last, which only padding looks at."""
+        if slots < self.capacity:
+            return
+        bucket = _BUCKET[self.device.name]
+        self.capacity = bucket * (slots // bucket + 1)
+        self.caches = {name: cache.widened(self.capacity) for name, cache in self.caches.items()}
+        self.bound = 0
+
+    def _gather(self, rows: list[int]) -> int:
+        """Bring `rows` to the front of the buffers where they can be moved. Returns how far into them `rows` reach.
+
+        On a GPU a row cannot be moved without a kernel for it: there the rows between run along idle.
+        """
+        buffers = [*self.memory.values(), *self.caches.values()]
+        if not all(isinstance(buffer, HostBuffer) for buffer in buffers):
+            return max(self.place[row] for row in rows) + 1
+        front = [row for row, place in enumerate(self.place) if place < len(rows) and row not in rows]
+        for row in rows:
+            if self.place[row] >= len(rows):
+                other = front.pop()
+                for buffer in buffers:
+                    assert isinstance(buffer, HostBuffer)
+                    buffer.swap(self.place[row], self.place[other])
+                self.place[row], self.place[other] = self.place[other], self.place[row]
+        return len(rows)
+
+    def _run(self, **inputs: NDArray[Any]) -> NDArray[np.float32]:
+        rows = len(inputs["tokens"])
+        if self.bound != rows:
+            self._bind(rows)
+        logits = np.empty((len(inputs["select"]), self.shape.vocabulary), np.float32)
+        self.held = [*inputs.values(), logits]
+        for name, value in inputs.items():
+            self.binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+        self.binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
+        self.session.run_with_iobinding(self.binding)
+        return logits
+
+    def _bind(self, rows: int) -> None:
+        """Bind the first `rows` rows of every buffer; past and present to one address, so the graph writes in place."""
+        where = (self.device.name, 0, np.dtype(self.shape.dtype))
+        for name, cache in self.caches.items():
+            shape = (rows, *cache.shape[1:])
+            self.binding.bind_input(f"past.{name}", *where, shape, cache.pointer())
+            self.binding.bind_output(f"present.{name}", *where, shape, cache.pointer())
+        for name, memory in self.memory.items():
+            self.binding.bind_input(f"memory.{name}", *where, (rows, *memory.shape[1:]), memory.pointer())
+        self.bound = rows
+
+    def bind_memory(self, binding: ort.IOBinding, row: int, *, output: bool) -> None:
+        """Bind the memory of `row` as the outputs of an encoder, or as the inputs of another graph: nothing is copied."""
+        bind = binding.bind_output if output else binding.bind_input
+        for name, memory in self.memory.items():
+            shape = (1, *memory.shape[1:])
+            pointer = memory.pointer(self.place[row])
+            bind(f"memory.{name}", self.device.name, 0, np.dtype(self.shape.dtype), shape, pointer)

@@ -1,0 +1,98 @@
+"""Where graphs run: the execution provider, chosen or refused out loud, and the options of a session."""
+
+import contextlib
+import ctypes
+import io
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import onnxruntime as ort
+
+from heedful.runtime.errors import DeviceError, InputError
+
+log = logging.getLogger("heedful")
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+_CUDA_PROVIDER = "CUDAExecutionProvider"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What runs the graphs: `name` is cpu or cuda."""
+
+    name: Literal["cpu", "cuda"]
+
+    @property
+    def providers(self) -> list[str]:
+        return [_CUDA_PROVIDER, "CPUExecutionProvider"] if self.name == "cuda" else ["CPUExecutionProvider"]
+
+
+def choose_device(name: str) -> Device:
+    """The device called `name`. `auto` takes CUDA where it works, else the CPU, and logs which.
+
+    Raises DeviceError when `cuda` is asked for and something is missing, InputError for any other name.
+    """
+    if name not in get_args(DeviceName):
+        raise InputError(f"unknown device {name!r}: choose one of {', '.join(get_args(DeviceName))}")
+    if name == "cpu":
+        return Device("cpu")
+    lacking = _lacking_for_cuda()
+    if lacking is None:
+        log.info("device: cuda")
+        return Device("cuda")
+    if name == "cuda":
+        raise DeviceError(f"device 'cuda' was asked for, but {lacking}")
+    log.info("device: cpu (%s)", lacking)
+    return Device("cpu")
+
+
+def _lacking_for_cuda() -> str | None:
+    """What CUDA lacks here and how to get it; None when nothing does.
+
+    onnxruntime falls back to the CPU in silence, so the driver and the provider's library are tried first.
+    """
+    if _CUDA_PROVIDER not in ort.get_available_providers():
+        return "this onnxruntime was built without CUDA: pip install 'heedful[cuda]' on Linux or Windows, x86-64"
+    if not _gpu_count():
+        return "no NVIDIA GPU is visible: check nvidia-smi and CUDA_VISIBLE_DEVICES"
+    # it prints what it cannot find, which the next lines find out for themselves
+    with contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
+    prefix, suffix = ("", ".dll") if os.name == "nt" else ("lib", ".so")
+    folder = Path(ort.__file__).parent / "capi"
+    try:
+        for part in ("shared", "cuda"):
+            ctypes.CDLL(str(folder / f"{prefix}onnxruntime_providers_{part}{suffix}"), mode=ctypes.RTLD_GLOBAL)
+    except OSError as error:
+        return f"a library of CUDA is missing ({error}): pip install 'heedful[cuda]'"
+    return None
+
+
+def _gpu_count() -> int:
+    """The number of GPUs that the NVIDIA driver shows to this process."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def open_session(path: Path, device: Device, threads: int = 0) -> ort.InferenceSession:
+    """A session for the graph at `path`; `threads` inside an operator, 0 for one per core.
+
+    Raises DeviceError when the device's provider was not taken up, which onnxruntime itself would pass over.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=device.providers)
+    if device.providers[0] not in session.get_providers():
+        raise DeviceError(
+            f"device '{device.name}' was asked for, but onnxruntime could not load {device.providers[0]}: "
+            "its libraries are missing or of another version; pip install 'heedful[cuda]' brings them"
+        )
+    return session

@@ -1,0 +1,220 @@
+"""Which tokens to go on with: sampling (greedy at temperature 0) and beam search. Logits in, hypotheses out.
+
+A search knows nothing of models, caches or batches: it sees the logits of its live hypotheses and answers with the
+hypotheses to go on with, each as the index of its parent and its new token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heedful.runtime.engine.rules import Logits, Rule
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """Generated `tokens`, end token left out; `logprob`, the sum over the tokens, end token included, of their natural
+    log-probability among the tokens that the rules allowed; `score`, by which the search ranks; `ended` by itself,
+    not by the limit of length.
+    """
+
+    tokens: tuple[int, ...]
+    logprob: float
+    score: float
+    ended: bool
+
+    @property
+    def avg_logprob(self) -> float:
+        """Mean over the tokens, the end token counted."""
+        return self.logprob / (len(self.tokens) + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The hypotheses that live on: the index of each one's parent among those before, and its new token."""
+
+    parents: list[int]
+    tokens: list[int]
+
+
+class Search(Protocol):
+    """A way to choose tokens for one input."""
+
+    def advance(self, logits: Logits) -> Step | None:
+        """Choose after logits (live hypotheses, vocabulary), float32, changed in place; None when the search is over."""
+
+    def results(self) -> list[Hypothesis]:
+        """The hypotheses found, best first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a hypothesis ends, and what it may hold: the `end` token, `length` tokens at most, and `rules`."""
+
+    end: int
+    length: int
+    rules: Sequence[Rule] = ()
+
+
+def log_sum_exp(logits: Logits) -> NDArray[np.float32]:
+    """log(sum(exp(logits))) over the last axis, float32, safe against overflow."""
+    top = logits.max(axis=-1, keepdims=True)
+    total: NDArray[np.float32] = np.log(np.exp(logits - top).sum(axis=-1)) + top[..., 0]
+    return total
+
+
+_BLOCK = 64
+
+
+def top(values: Logits, count: int) -> NDArray[np.intp]:
+    """Indices of the `count` largest of `values` (n,), largest first.
+
+    The `count` largest lie in the `count` blocks with the largest maxima, so only those are sorted: several times
+    faster than a partition of a whole vocabulary.
+    """
+    whole = len(values) - len(values) % _BLOCK
+    if whole // _BLOCK > 4 * count:
+        blocks = values[:whole].reshape(-1, _BLOCK)
+        best = np.argpartition(blocks.max(axis=1), -count)[-count:]
+        near = (best[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
+        candidates = np.concatenate([near, np.arange(whole, len(values))])
+    else:
+        candidates = np.arange(len(values))
+    # the index breaks ties, so that the result depends on the values alone
+    order = np.lexsort((candidates, -values[candidates]))
+    chosen: NDArray[np.intp] = candidates[order[:count]]
+    return chosen
+
+
+@dataclass(slots=True)
+class _Live:
+    """A hypothesis that may go on."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+    score: float = 0.0
+
+
+class Sample:
+    """`count` independent samples at `temperature`; at temperature 0, greedy search.
+
+    Samples are drawn from the softmax of the logits over the temperature by `rng`, whose seed fixes the result. Ranked
+    by mean log-probability.
+    """
+
+    def __init__(
+        self, limits: Limits, *, temperature: float = 0.0, count: int = 1, rng: np.random.Generator | None = None
+    ) -> None:
+        self.limits = limits
+        self.temperature = temperature
+        self.rng = np.random.default_rng(0) if rng is None else rng
+        self.live = [_Live() for _ in range(count)]
+        self.rows = [0] * count  # all start from the one row of logits after the prompt
+        self.finished: list[Hypothesis] = []
+
+    def _choose(self, logits: Logits) -> int:
+        if self.temperature == 0:
+            return int(logits.argmax())
+        scaled = logits.astype(np.float64) / self.temperature
+        cumulative = np.exp(scaled - scaled.max()).cumsum()
+        return int(cumulative.searchsorted(self.rng.random() * cumulative[-1], side="right"))
+
+    def advance(self, logits: Logits) -> Step | None:
+        survivors: list[_Live] = []
+        step = Step([], [])
+        for row, one in zip(self.rows, self.live, strict=True):
+            scores = logits[row]
+            for rule in self.limits.rules:
+                rule(scores, one.tokens)
+            token = self._choose(scores)
+            one.logprob += float(scores[token] - log_sum_exp(scores))
+            if token == self.limits.end:
+                self._finish(one, ended=True)
+                continue
+            one.tokens.append(token)
+            if len(one.tokens) >= self.limits.length:
+                self._finish(one, ended=False)
+                continue
+            survivors.append(one)
+            step.parents.append(row)
+            step.tokens.append(token)
+        self.live, self.rows = survivors, list(range(len(survivors)))
+        return step if survivors else None
+
+    def _finish(self, one: _Live, *, ended: bool) -> None:
+        score = one.logprob / (len(one.tokens) + 1)
+        self.finished.append(Hypothesis(tuple(one.tokens), one.logprob, score, ended))
+
+    def results(self) -> list[Hypothesis]:
+        return sorted(self.finished, key=lambda one: -one.score)
+
+
+class Beam:
+    """Beam search over `width` hypotheses.
+
+    A hypothesis is ranked by the sum of its log-probabilities, over all tokens whether or not a rule allows them,
+    divided by its length (end token counted) to the power of `length_penalty`. With `patience` p the search stops as
+    soon as round(p * width) hypotheses have ended (Kasai et al. 2022, arXiv 2204.05424); with None when the best live
+    one, at its present length, ranks below the worst of `width` ended ones. These are the searches of transformers
+    with early_stopping True (p = 1) and False (None).
+    """
+
+    def __init__(
+        self, limits: Limits, *, width: int, length_penalty: float = 1.0, patience: float | None = None
+    ) -> None:
+        self.limits = limits
+        self.width = width
+        self.length_penalty = length_penalty
+        self.patience = patience
+        self.live = [_Live()]
+        self.finished: list[Hypothesis] = []
+
+    def _candidates(self, logits: Logits) -> list[tuple[float, float, int, int]]:
+        """The 2 * width best continuations: score, log-probability, parent, token."""
+        found: list[tuple[float, float, int, int]] = []
+        for i, one in enumerate(self.live):
+            row = logits[i]
+            total = float(log_sum_exp(row))
+            for rule in self.limits.rules:
+                rule(row, one.tokens)
+            allowed = float(log_sum_exp(row))
+            for token in top(row, 2 * self.width):
+                logit = float(row[token])
+                found.append((one.score + logit - total, one.logprob + logit - allowed, i, int(token)))
+        found.sort(key=lambda candidate: -candidate[0])
+        return found[: 2 * self.width]
+
+    def advance(self, logits: Logits) -> Step | None:
+        live: list[_Live] = []
+        step = Step([], [])
+        length = len(self.live[0].tokens) + 1
+        for rank, (score, logprob, parent, token) in enumerate(self._candidates(logits)):
+            ended = token == self.limits.end
+            if ended or length >= self.limits.length:
+                # those ranked below `width` are there only so that `width` hypotheses can live on
+                if rank < self.width and np.isfinite(score):
+                    tokens = (*self.live[parent].tokens, *(() if ended else (token,)))
+                    self.finished.append(Hypothesis(tokens, logprob, score / length**self.length_penalty, ended))
+            elif len(live) < self.width and np.isfinite(score):
+                live.append(_Live([*self.live[parent].tokens, token], logprob, score))
+                step.parents.append(parent)
+                step.tokens.append(token)
+        self.finished = self.results()[: max(self.width, self._enough())]
+        self.live = live
+        return step if live and not self._over(length) else None
+
+    def _enough(self) -> int:
+        return self.width if self.patience is None else max(1, round(self.width * self.patience))
+
+    def _over(self, length: int) -> bool:
+        if len(self.finished) < self._enough():
+            return False
+        if self.patience is not None:
+            return True
+        return self.live[0].score / length**self.length_penalty <= self.finished[self.width - 1].score
+
+    def results(self) -> list[Hypothesis]:
+        return sorted(self.finished, key=lambda one: -one.score)

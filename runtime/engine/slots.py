@@ -1,0 +1,37 @@
+"""Which cache slots each hypothesis of one input may see.
+
+All hypotheses about an input write into one shared run of slots. A hypothesis is then nothing but the set of slots it
+sees, its prompt's and its ancestors': forking or dropping one copies a row of booleans, never a key or a value, and the
+prompt is stored once however many hypotheses follow.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Slots:
+    """The slots of one input: `used` of them are written; `visible` (hypotheses, used) bool."""
+
+    def __init__(self) -> None:
+        self.used = 0
+        self.visible: NDArray[np.bool_] = np.zeros((1, 0), dtype=np.bool_)
+
+    def prefill(self, tokens: int) -> NDArray[np.bool_]:
+        """Take `tokens` slots for a prompt. Returns its mask (tokens, used), causal; one hypothesis now sees them all."""
+        if self.used:
+            raise ValueError("a prompt comes first: these slots are already in use")
+        self.used = tokens
+        self.visible = np.ones((1, tokens), dtype=np.bool_)
+        return np.tri(tokens, dtype=np.bool_)
+
+    def step(self, parents: Sequence[int]) -> NDArray[np.bool_]:
+        """Take one slot for each new hypothesis, the continuation of hypothesis `parents[i]`.
+
+        Returns the mask (len(parents), used): what the parent saw and the new slot of its own.
+        """
+        own = np.eye(len(parents), dtype=np.bool_)
+        self.visible = np.concatenate([self.visible[list(parents)], own], axis=1)
+        self.used += len(parents)
+        return self.visible

@@ -1,0 +1,45 @@
+"""The one folder where checkpoints, bundles and samples live, and how a name becomes a path."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Literal
+
+Kind = Literal["checkpoints", "bundles", "samples", "downloads"]
+
+
+def home() -> Path:
+    """`HEEDFUL_HOME`, else the user's cache folder (XDG, macOS or Windows)."""
+    if chosen := os.environ.get("HEEDFUL_HOME"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "heedful"
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` can only be a name: no separator, not `.` or `..`."""
+    return bool(text) and text not in {".", ".."} and "/" not in text and os.sep not in text
+
+
+def locate(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
+    """The path meant by `name_or_path`: itself when it exists, else the entry of that name in `home()/kind`.
+
+    The result need not exist: a path that is nowhere comes back as the place where it would be.
+    """
+    path = Path(name_or_path).expanduser()
+    if path.exists() or not is_name(os.fspath(name_or_path)):
+        return path
+    return home() / kind / path
+
+
+def listed(kind: Kind) -> list[Path]:
+    """The entries of `home()/kind`, sorted by name; hidden and unfinished ones (a leading dot) left out."""
+    folder = home() / kind
+    if not folder.is_dir():
+        return []
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))

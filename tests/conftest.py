@@ -1,0 +1,118 @@
+"""Fixtures shared by all tests: the cache of weights and samples, the built wheel, an environment without torch.
+
+What a test fetches is kept, so only the first run needs a network; without one the tests that lack their files skip.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from heedful.export.fetch import fetch
+from heedful.runtime.errors import FetchError
+from heedful.runtime.home import home
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("models", "export", "runtime")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", *PACKAGES)
+
+# A shared machine makes deadlines flaky; a continuous build must fail or pass twice alike.
+settings.register_profile("heedful", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("heedful")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heedful_home() -> Iterator[Path]:
+    """`HEEDFUL_TEST_HOME`, else a folder beside the user's own; it is `HEEDFUL_HOME` for the whole session."""
+    chosen = os.environ.get("HEEDFUL_TEST_HOME")
+    folder = Path(chosen).expanduser().absolute() if chosen else home().absolute().with_name("heedful-test")
+    folder.mkdir(parents=True, exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HEEDFUL_HOME", str(folder))
+        yield folder
+
+
+def pip(python: str | Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run pip under the interpreter `python`, quietly, its output captured as text."""
+    command = [python, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> bool:
+    """Whether pip reaches a package registry: it can download a tiny wheel afresh."""
+    folder = tmp_path_factory.mktemp("registry")
+    patience = ("--retries=1", "--timeout=15")
+    probe = pip(sys.executable, "download", "--no-cache-dir", "--no-deps", *patience, "-d", folder, "iniconfig")
+    return probe.returncode == 0
+
+
+def fetched(name: str, request: pytest.FixtureRequest) -> Path:
+    """The catalogue's `name` in the tests' cache; skips without a network, fails when the fetch is at fault."""
+    try:
+        return fetch(name, progress=False)
+    except FetchError as error:
+        if request.getfixturevalue("registry"):
+            raise
+        pytest.skip(f"needs network for {name}: {error}")
+
+
+@pytest.fixture(scope="session")
+def two_cities(request: pytest.FixtureRequest) -> Path:
+    """A wav file of 44 s of read English."""
+    return fetched("two-cities", request)
+
+
+@pytest.fixture(scope="session")
+def tiny_en_checkpoint(request: pytest.FixtureRequest) -> Path:
+    """The checkpoint folder of Whisper tiny.en."""
+    return fetched("whisper-tiny.en", request)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's wheel, built without a network from a copy: a build folder left behind would leak into it."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source)
+    built = pip(
+        sys.executable, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", target, source
+    )
+    assert built.returncode == 0, built.stderr
+    (path,) = target.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def torchless_python(heedful_home: Path, wheel: Path, request: pytest.FixtureRequest) -> Path:
+    """The interpreter of an environment with the wheel and its base dependencies only: no torch.
+
+    The dependencies are kept in the tests' cache until they change; the wheel is installed anew each session.
+    """
+    dependencies = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    folder = heedful_home / "torchless"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    key = hashlib.sha256(json.dumps([sys.version, *dependencies]).encode()).hexdigest()
+    stamp = folder / "dependencies.sha256"
+    if not stamp.is_file() or stamp.read_text() != key:
+        if not request.getfixturevalue("registry"):
+            pytest.skip("needs network to make an environment without torch")
+        venv.create(folder, clear=True, with_pip=True)
+        installed = pip(python, "install", *dependencies)
+        assert installed.returncode == 0, installed.stderr
+        stamp.write_text(key)
+    installed = pip(python, "install", "--no-index", "--no-deps", "--force-reinstall", wheel)
+    assert installed.returncode == 0, installed.stderr
+    return python
