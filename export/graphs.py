@@ -105,9 +105,11 @@ class Aligner(nn.Module):
         mask = visible(length, length, causal=True, device=tokens.device)
         hidden, _, weights = self.model.decoder(tokens, positions, mask, pair(memory), need_weights=True)
         chosen = torch.stack([layer_weights(weights, layer)[:, head] for layer, head in self.heads], dim=1)
-        logprobs = self.model.decoder.logits(hidden)[:, :-1, : self.vocabulary].log_softmax(-1)
+        # as one long row of tokens, so that the product with the embedding is the same Gemm as the decoder's
+        logits = self.model.decoder.logits(hidden[:, :-1].flatten(0, 1))[:, : self.vocabulary]
         targets = tokens[:, 1:].clamp(max=self.vocabulary - 1)
-        return chosen.float(), logprobs.gather(2, targets[:, :, None])[:, :, 0]
+        logprobs = logits.log_softmax(-1).gather(1, targets.flatten()[:, None])
+        return chosen.float(), logprobs.view(targets.shape)
 
 
 def layer_weights(weights: Sequence[Tensor | None], layer: int) -> Tensor:

@@ -4,6 +4,7 @@ from typing import Any
 
 import onnx_ir
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from onnxscript import values
 from torch import nn
 
@@ -36,4 +37,6 @@ def trace(graph: Graph) -> onnx_ir.Model:
             verbose=False,
         )
     assert program is not None
+    # the exporter notes stack traces, with paths of the machine it ran on
+    ClearMetadataAndDocStringPass()(program.model)
     return program.model

@@ -7,13 +7,14 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, groupby
 from types import SimpleNamespace
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
+from av.container import InputContainer
 from numpy.typing import NDArray
 
 from heedful.runtime.errors import InputError
@@ -153,49 +154,52 @@ def _check_path(path: str, name: str) -> None:
         raise InputError(f"{path!r}: no such file")
     if os.path.isdir(path):
         raise InputError(f"{path!r} is a folder; name an audio file")
+    if not os.access(path, os.R_OK):
+        raise InputError(f"{path!r}: no permission to read it")
     if os.path.isfile(path) and os.path.getsize(path) == 0:
         raise InputError(f"{name}: the file is empty")
 
 
 def _file_frames(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> Iterator[av.AudioFrame]:
-    with ExitStack() as stack:
-        file = _seekable(_opened(source, name, stack), stack)
-        # Only these three: the caller's file stays open, and its name tells FFmpeg nothing its bytes do not.
-        view = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
-        try:
-            # A playlist must not make FFmpeg open other files or addresses.
-            options = {"protocol_whitelist": "none"}
-            container = stack.enter_context(av.open(view, "r", options=options, metadata_errors="replace"))
-        except av.FFmpegError as error:
-            raise InputError(f"{name}: not an audio file ({error.strerror})") from error
+    with _opened(source) as file, _seekable(file) as seekable, _container(seekable, name) as container:
         if not container.streams.audio:
             raise InputError(f"{name}: no audio track")
         yield from _decoded(container, name)
 
 
-def _opened(source: str | os.PathLike[str] | bytes | BinaryIO, name: str, stack: ExitStack) -> BinaryIO:
+def _opened(source: str | os.PathLike[str] | bytes | BinaryIO) -> AbstractContextManager[BinaryIO]:
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    if not isinstance(source, str | os.PathLike):
-        return source
-    try:
-        return stack.enter_context(open(source, "rb"))
-    except OSError as error:
-        raise InputError(f"{name}: cannot be opened ({error.strerror})") from error
+    if isinstance(source, str | os.PathLike):
+        return open(source, "rb")
+    return nullcontext(source)
 
 
-def _seekable(file: BinaryIO, stack: ExitStack) -> BinaryIO:
-    """`file` at its beginning, or a temporary copy where it cannot seek: some formats keep an index at the end."""
+@contextmanager
+def _seekable(file: BinaryIO) -> Iterator[BinaryIO]:
+    """`file` at its beginning, or a temporary copy if it cannot seek: some formats keep an index at the end."""
     if hasattr(file, "seek") and (not hasattr(file, "seekable") or file.seekable()):
         file.seek(0)
-        return file
-    copy = stack.enter_context(tempfile.TemporaryFile())
-    shutil.copyfileobj(file, copy)
-    copy.seek(0)
-    return copy
+        yield file
+        return
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(file, copy)
+        copy.seek(0)
+        yield copy
 
 
-def _decoded(container: "av.container.InputContainer", name: str) -> Iterator[av.AudioFrame]:
+def _container(file: BinaryIO, name: str) -> InputContainer:
+    # Only these three: the caller's file stays open, and its name tells FFmpeg nothing that its bytes do not.
+    view = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
+    # No protocol is called "none": a playlist cannot make FFmpeg open another file or an address.
+    options = {"protocol_whitelist": "none"}
+    try:
+        return av.open(view, "r", options=options, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise InputError(f"{name}: not an audio file ({error.strerror})") from error
+
+
+def _decoded(container: InputContainer, name: str) -> Iterator[av.AudioFrame]:
     packets = container.demux(container.streams.audio[0])
     seconds, damage = 0.0, None
     while True:

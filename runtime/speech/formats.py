@@ -72,7 +72,7 @@ class JsonWriter:
         timed = [segment.words for segment in transcript.segments if segment.words is not None]
         if timed:
             fields["words"] = [_word_fields(word) for words in timed for word in words]
-        return json.dumps(fields, ensure_ascii=False, allow_nan=False, indent=2) + "\n"
+        return json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def writer(format: str) -> Writer:
@@ -156,7 +156,12 @@ def _segment_fields(segment: Segment) -> dict[str, Any]:
 
 
 def _word_fields(word: Word) -> dict[str, Any]:
-    return {"word": word.text, "start": word.start, "end": word.end, "probability": _finite(word.probability)}
+    return {
+        "word": word.text,
+        "start": _finite(word.start),
+        "end": _finite(word.end),
+        "probability": _finite(word.probability),
+    }
 
 
 def _finite(number: float) -> float | None:

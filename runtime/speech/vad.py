@@ -68,10 +68,10 @@ def speech_windows(
     holds as many consecutive spans as fit, with the silences between them. A span too long for any window is cut
     before the frame of the window's last third that is least likely to be speech. Memory is constant.
 
-    Raises InputError, at the call, if `max_seconds` is less than a second or than four times the padding.
+    Raises InputError, at the call, if `max_seconds` is less than a second or than twice the padding.
     """
-    if not max(1.0, 4 * options.pad) <= max_seconds < math.inf:
-        raise InputError(f"max_seconds {max_seconds!r}: choose at least 1 second and four times pad ({options.pad!r})")
+    if not max(1.0, 2 * options.pad) <= max_seconds < math.inf:
+        raise InputError(f"max_seconds {max_seconds!r}: choose at least 1 second and twice pad ({options.pad!r})")
     return _windows(chunks, options, longest=math.floor(_in_frames(max_seconds)))
 
 
@@ -138,7 +138,7 @@ class _Spans:
             self.end = self.heard
         if self.speaking or self.open:
             self.open.append(probability)
-        if self.open and self.end + self.pad - self.start > self.longest:
+        if self.open and self.end - self.start > self.longest:
             return self._cut()
         return self.close() if self.heard - self.end >= self.min_silence else None
 
@@ -146,11 +146,12 @@ class _Spans:
         """End the span being heard; None if there is none or it was too short."""
         enough = bool(self.open) and self.end - self.onset >= self.min_speech
         self.open = []
-        return _Span(self.start, min(self.end + self.pad, self.heard)) if enough else None
+        # Rather less padding than a cut through speech.
+        return _Span(self.start, min(self.end + self.pad, self.start + self.longest, self.heard)) if enough else None
 
     def _cut(self) -> _Span:
         first = self.heard - len(self.open)
-        last_third = range(self.start + math.ceil(self.longest * 2 / 3), self.heard)
+        last_third = range(self.start + math.ceil(self.longest * 2 / 3), self.start + self.longest + 1)
         cut = min(last_third, key=lambda frame: (self.open[frame - first], -frame))
         span = _Span(self.start, cut)
         self.start, self.open = cut, self.open[cut - first :]

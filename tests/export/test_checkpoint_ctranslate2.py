@@ -73,8 +73,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def int8_scale(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """What CTranslate2 documents: one scale a row, so that its largest magnitude becomes 127."""
-    rows = np.abs(values).reshape(len(values), -1).max(axis=1)
-    return (127 / rows).reshape(-1, *[1] * (values.ndim - 1))
+    rows: NDArray[np.float64] = np.abs(values).reshape(len(values), -1).max(axis=1)
+    return np.asarray(127 / rows).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def int16_scale(values: NDArray[np.float64]) -> NDArray[np.float64]:

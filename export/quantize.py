@@ -1,0 +1,135 @@
+"""Weights in 8 bits for the CPU, two ways, each where it measured fastest (docs/performance.md).
+
+- dynamic: one scale a column of the weight and one for the whole activation, found at run time. For encoders, whose
+  matrix products have a thousand rows and more.
+- blockwise: one scale for each block of 64 inputs of a column, and activations scaled block by block too, so that a
+  row's result does not depend on the other rows of its batch, as decoding needs. Up to 64 onnxruntime's kernel gives a
+  row the same bits in a batch of any size; from 128 on it does not, and one bit is enough to round an activation of
+  the next layer the other way.
+
+Embeddings tied to a blockwise weight are looked up in that same weight, so it is stored once.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+MICROSOFT = "com.microsoft"
+_BLOCKS = (64, 32, 16)
+# the front end computes a spectrum of large range: it is small and stays in float32
+_KEPT = "log_mel"
+
+
+def quantize_dynamic(model: ir.Model) -> None:
+    """Put `DynamicQuantizeMatMul` in place of every product with a constant matrix, its bias taken in."""
+    for node, weight in _products(model):
+        scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / 127
+        quantized = np.rint(weight / scale).astype(np.int8)
+        add, bias = _bias(node)
+        inputs = [
+            node.inputs[0],
+            _constant(model, f"{_weight_name(node)}.int8", quantized),
+            _constant(model, f"{_weight_name(node)}.scale", scale),
+            None,
+            bias,
+        ]
+        _replace(model, node, add, ir.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT))
+
+
+def quantize_blockwise(model: ir.Model) -> None:
+    """Put `MatMulNBits` in place of every product with a constant matrix, and of lookups in the same matrix."""
+    for node, weight in _products(model):
+        columns = weight.T  # (n, k): one row for each output
+        n, k = columns.shape
+        size = next((size for size in _BLOCKS if k % size == 0), None)
+        if size is None:
+            continue
+        blocks = columns.reshape(n, k // size, size)
+        scale = np.maximum(np.abs(blocks).max(axis=2), 1e-12).astype(np.float32) / 127
+        quantized = (np.rint(blocks / scale[:, :, None]) + 128).astype(np.uint8)
+        name, source = _weight_name(node), node.inputs[1]
+        packed = _constant(model, f"{name}.uint8", quantized)
+        scales = _constant(model, f"{name}.scale", scale)
+        attributes = {"K": k, "N": n, "bits": 8, "block_size": size, "accuracy_level": 4}
+        product = ir.node("MatMulNBits", [node.inputs[0], packed, scales], attributes, domain=MICROSOFT)
+        _replace(model, node, None, product)
+        assert source is not None
+        for lookup in [use.node for use in source.uses() if use.node.op_type == "Gather"]:
+            _look_up(model, lookup, packed, scales, k)
+
+
+def _look_up(model: ir.Model, gather: ir.Node, packed: ir.Value, scales: ir.Value, width: int) -> None:
+    """Rows of the quantized matrix, back in float32: (code - 128) * scale, block by block."""
+    codes = ir.node("Gather", [packed, gather.inputs[1]], {"axis": 0})
+    factors = ir.node("Gather", [scales, gather.inputs[1]], {"axis": 0})
+    signed = ir.node("Cast", codes.outputs, {"to": ir.DataType.FLOAT})
+    zero = _constant(model, "embedding.zero_point", np.asarray(128, np.float32))
+    centred = ir.node("Sub", [signed.outputs[0], zero])
+    last = _constant(model, "embedding.last_axis", np.asarray([-1], np.int64))
+    column = ir.node("Unsqueeze", [factors.outputs[0], last])
+    scaled = ir.node("Mul", [centred.outputs[0], column.outputs[0]])
+    shape = _constant(model, "embedding.shape", np.asarray([0, 0, width], np.int64))
+    rows = ir.node("Reshape", [scaled.outputs[0], shape])
+    _replace(model, gather, None, codes, factors, signed, centred, column, scaled, rows)
+
+
+def _products(model: ir.Model) -> list[tuple[ir.Node, NDArray[np.float32]]]:
+    """Products with a constant matrix, and the matrix (k, n)."""
+    found = []
+    for node in model.graph:
+        weight = node.inputs[1] if node.op_type in {"MatMul", "Gemm"} else None
+        if weight is None or weight.const_value is None or _KEPT in (weight.name or ""):
+            continue
+        matrix = weight.const_value.numpy().astype(np.float32)
+        transposed = node.op_type == "Gemm" and node.attributes["transB"].as_int() == 1
+        found.append((node, matrix.T if transposed else matrix))
+    return found
+
+
+def _weight_name(node: ir.Node) -> str:
+    weight = node.inputs[1]
+    assert weight is not None
+    return f"{node.name}.{weight.name}"
+
+
+def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
+    """The addition of a constant vector that alone follows `node`, and the vector."""
+    uses = node.outputs[0].uses()
+    if len(uses) != 1 or uses[0].node.op_type != "Add":
+        return None, None
+    add = uses[0].node
+    other = add.inputs[1 - uses[0].idx]
+    if other is None or other.const_value is None or len(other.const_value.shape) != 1:
+        return None, None
+    return add, other
+
+
+def _constant(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value:
+    """The initializer called `name`, made on first use."""
+    if name in model.graph.initializers:
+        return model.graph.initializers[name]
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
+    value.const_value = ir.tensor(array, name=name)
+    model.graph.register_initializer(value)
+    return value
+
+
+def _replace(model: ir.Model, node: ir.Node, last: ir.Node | None, *new: ir.Node) -> None:
+    """Put `new`, in order, in place of `node` up to and with `last`, and drop a weight that no node uses any more."""
+    end = node if last is None else last
+    old = [node] if last is None else [node, last]
+    constants = [value for value in node.inputs if value is not None and value.const_value is not None]
+    ir.convenience.replace_nodes_and_values(model.graph, end, old, list(new), end.outputs, new[-1].outputs)
+    for value in constants:
+        if not value.uses() and value.name is not None and value.name in model.graph.initializers:
+            del model.graph.initializers[value.name]
+    model.opset_imports.setdefault(MICROSOFT, 1)
+
+
+QUANTIZERS: dict[str, Callable[[ir.Model], None]] = {
+    "encoder": quantize_dynamic,
+    "decoder": quantize_blockwise,
+    "aligner": quantize_blockwise,
+}

@@ -1,0 +1,46 @@
+"""The weights of all graphs of a bundle in one file, each different tensor once, laid out to be mapped into memory."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import onnx_ir as ir
+
+# smaller tensors stay in the graph, where onnxruntime can fold them
+_SMALLEST = 1024
+# mapping starts at pages
+_ALIGNMENT = 4096
+
+
+def store(models: dict[str, ir.Model], folder: Path, weights: str = "weights.bin") -> list[str]:
+    """Write each model as `NAME.onnx` and their weights as `weights` into `folder`; names of the files written."""
+    offsets: dict[bytes, tuple[int, int]] = {}
+    with (folder / weights).open("wb") as file:
+        for value in _large(models.values()):
+            assert value.const_value is not None
+            data = value.const_value.tobytes()
+            digest = hashlib.sha256(data).digest()
+            if digest not in offsets:
+                file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+                offsets[digest] = file.tell(), len(data)
+                file.write(data)
+            offset, length = offsets[digest]
+            value.const_value = ir.ExternalTensor(
+                weights,
+                offset,
+                length,
+                value.const_value.dtype,
+                shape=ir.Shape(value.const_value.shape),
+                name=value.name or "",
+                base_dir=folder,
+            )
+    for name, model in models.items():
+        ir.save(model, folder / f"{name}.onnx")
+    return [weights, *(f"{name}.onnx" for name in models)]
+
+
+def _large(models: Iterable[ir.Model]) -> Iterable[ir.Value]:
+    for model in models:
+        for value in model.graph.initializers.values():
+            if value.const_value is not None and value.const_value.nbytes >= _SMALLEST:
+                yield value

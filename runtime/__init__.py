@@ -1,0 +1,37 @@
+"""Bundle in, answers out: numpy and onnxruntime, never torch."""
+
+from heedful.runtime.bundle import Bundle, open_bundle
+from heedful.runtime.errors import (
+    BundleError,
+    CheckpointError,
+    DeviceError,
+    ExportError,
+    FetchError,
+    HeedfulError,
+    InputError,
+)
+from heedful.runtime.load import load
+from heedful.runtime.speech.options import TranscribeOptions
+from heedful.runtime.speech.results import Segment, Transcript, Word
+from heedful.runtime.speech.transcriber import Transcriber, Transcription
+from heedful.runtime.speech.vad import VadOptions
+
+__all__ = [
+    "Bundle",
+    "BundleError",
+    "CheckpointError",
+    "DeviceError",
+    "ExportError",
+    "FetchError",
+    "HeedfulError",
+    "InputError",
+    "Segment",
+    "Transcriber",
+    "Transcript",
+    "TranscribeOptions",
+    "Transcription",
+    "VadOptions",
+    "Word",
+    "load",
+    "open_bundle",
+]

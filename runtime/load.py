@@ -1,0 +1,28 @@
+"""From the name of a bundle to the object that does its task."""
+
+import os
+from typing import Literal
+
+from heedful.runtime.bundle import open_bundle
+from heedful.runtime.engine.device import choose_device
+from heedful.runtime.errors import BundleError
+from heedful.runtime.speech.transcriber import Transcriber
+
+# which object does a bundle's task
+_TASKS = {"transcribe": Transcriber}
+
+
+def load(
+    bundle: str | os.PathLike[str], device: Literal["auto", "cpu", "cuda"] = "auto", *, threads: int = 0
+) -> Transcriber:
+    """Open `bundle`, a folder or the name of one in the bundle folder, on `device`.
+
+    `auto` takes CUDA where it works, else the CPU; the result's `device` says which. `threads` run inside one operator,
+    0 for one per core. Raises BundleError for a bundle that cannot be trusted or read, DeviceError for a device that is
+    not to be had.
+    """
+    opened = open_bundle(bundle)
+    task = opened.manifest["task"]
+    if task not in _TASKS:
+        raise BundleError(f"{opened.path} is for the task {task!r}, which this Heedful does not know: upgrade heedful")
+    return _TASKS[task](opened, choose_device(device), threads)

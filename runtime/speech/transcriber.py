@@ -1,0 +1,295 @@
+"""Speech to text: recordings of any length, window by window, in constant memory."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heedful.runtime.bundle import Bundle
+from heedful.runtime.engine.decoder import Decoder
+from heedful.runtime.engine.device import Device
+from heedful.runtime.speech.audio import Source, describe, read_audio
+from heedful.runtime.speech.model import SpeechModel
+from heedful.runtime.speech.options import TranscribeOptions
+from heedful.runtime.speech.results import Segment, Transcript, Word
+from heedful.runtime.speech.tape import Tape
+from heedful.runtime.speech.timestamps import Span, split_segments
+from heedful.runtime.speech.vad import speech_windows
+from heedful.runtime.speech.windows import Decoded, Window, WindowDecoder
+from heedful.runtime.speech.words import TimedWord, after_pause, time_words, typical
+
+log = logging.getLogger("heedful")
+
+# less than this of audio after the last window holds no word
+_SHORTEST = 0.1
+# text decoded at a higher temperature is not trusted as a prompt for what follows
+_TRUSTED_TEMPERATURE = 0.5
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """A stretch of a recording, from sample `start` on, transcribed window after window.
+
+    `seek` is where in it the next window begins; `previous` the tokens so far; `speech_end` where its last word ended,
+    in seconds of the recording.
+    """
+
+    tape: Tape
+    start: int
+    previous: list[int]
+    row: int = -1
+    seek: int = 0
+    speech_end: float = 0.0
+    done: bool = False
+    ready: list[Segment] = field(default_factory=list)
+
+
+class Transcription:
+    """A transcription in progress: iterate over it for its segments, which come as soon as they are ready.
+
+    `language` and `language_probability` are known with the first segment; `duration`, in seconds, is what has been
+    heard so far.
+    """
+
+    def __init__(self, model: SpeechModel, options: TranscribeOptions, chunks: Iterator[NDArray[np.float32]]) -> None:
+        model.tokens.check_language(options.language, options.task)
+        self.model = model
+        self.options = options
+        self.language = options.language or ("" if model.tokens.multilingual else "en")
+        self.language_probability = 1.0 if self.language else 0.0
+        self._samples = 0
+        self._chunks = self._counted(chunks)
+        self._windows = WindowDecoder(model, options)
+        self._hotwords = model.tokens.encode(options.hotwords) if options.hotwords else []
+        self._opening = model.tokens.encode(options.initial_prompt) if options.initial_prompt else []
+        self._count = 0
+
+    @property
+    def duration(self) -> float:
+        return self._samples / self.model.rate
+
+    def _counted(self, chunks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        for chunk in chunks:
+            self._samples += len(chunk)
+            yield chunk
+
+    def __iter__(self) -> Iterator[Segment]:
+        decoder = self.model.decoder(self.options.batch)
+        stretches = self._stretches()
+        order: deque[_Stretch] = deque()
+        rows = list(range(self.options.batch))
+        active: list[_Stretch] = []
+        while True:
+            for stretch in islice(stretches, len(rows)):
+                stretch.row = rows.pop()
+                active.append(stretch)
+                order.append(stretch)
+            if not active:
+                return
+            self._advance(decoder, active)
+            rows += [stretch.row for stretch in active if stretch.done]
+            active = [stretch for stretch in active if not stretch.done]
+            yield from self._in_order(order)
+
+    def _in_order(self, order: deque[_Stretch]) -> Iterator[Segment]:
+        """What is ready of the first stretch that is not done, and of all before it."""
+        while order:
+            for segment in order[0].ready:
+                yield replace(segment, id=self._count)
+                self._count += 1
+            order[0].ready.clear()
+            if not order[0].done:
+                return
+            order.popleft()
+
+    def _stretches(self) -> Iterator[_Stretch]:
+        """The whole recording as one stretch, or each window of speech that the detector finds as one."""
+        vad = self.options.vad_options
+        if vad is None:
+            yield _Stretch(Tape(self._chunks), 0, list(self._opening))
+            return
+        for window in speech_windows(self._chunks, vad, self.model.samples / self.model.rate):
+            yield _Stretch(Tape(iter([window.samples])), window.start, list(self._opening))
+
+    def _advance(self, decoder: Decoder, stretches: list[_Stretch]) -> None:
+        """One window of each stretch."""
+        heard: list[tuple[_Stretch, int]] = []
+        for stretch in stretches:
+            waveform = stretch.tape.read(stretch.seek, self.model.samples)
+            if len(waveform) < (_SHORTEST * self.model.rate if stretch.seek else 1):
+                stretch.done = True
+                continue
+            self.model.encode(decoder, {stretch.row: waveform})
+            heard.append((stretch, len(waveform)))
+        if not heard:
+            return
+        if not self.language:
+            self._detect(decoder, heard[0][0].row)
+        header = self.model.tokens.header(self.language, self.options)
+        windows = [self._window(stretch, header) for stretch, _ in heard]
+        for (stretch, samples), window, decoded in zip(
+            heard, windows, self._windows.decode(decoder, windows), strict=True
+        ):
+            self._take(decoder, stretch, samples, window, decoded)
+
+    def _detect(self, decoder: Decoder, row: int) -> None:
+        odds = self.model.detect_language(decoder, row)
+        self.language = max(odds, key=odds.__getitem__)
+        self.language_probability = odds[self.language]
+        log.info("language: %s (probability %.2f)", self.language, self.language_probability)
+
+    def _window(self, stretch: _Stretch, header: Sequence[int]) -> Window:
+        prompt = self.model.tokens.prompt(header, stretch.previous, self._hotwords)
+        return Window(stretch.row, stretch.start + stretch.seek, prompt, len(prompt) - len(header))
+
+    def _take(self, decoder: Decoder, stretch: _Stretch, samples: int, window: Window, decoded: Decoded) -> None:
+        """Add a decoded window of `samples` samples to its stretch and move on to the next."""
+        duration = samples / self.model.rate
+        if self._windows.is_silence(decoded):
+            stretch.seek += samples
+            return
+        first = self.model.tokens.special.first_timestamp
+        spans, following = split_segments(decoded.hypothesis.tokens, first, self.model.frame, duration)
+        texts = [self.model.tokens.text(span.tokens) for span in spans]
+        kept = [(span, text) for span, text in zip(spans, texts, strict=True) if text.strip() and span.end > span.start]
+        words = self._words(decoder, stretch, window, [span for span, _ in kept], duration)
+        offset = window.start / self.model.rate
+        for (span, text), timed in zip(kept, words, strict=True):
+            stretch.ready.append(_segment(span, text, timed, offset, duration, decoded))
+        advance = round(following * self.model.rate)
+        stretch.seek += advance if 0 < advance < samples else samples
+        stretch.previous += decoded.hypothesis.tokens
+        if not self.options.condition_on_previous_text or decoded.temperature > _TRUSTED_TEMPERATURE:
+            stretch.previous = []
+        stretch.done = stretch.tape.ended and stretch.tape.heard - stretch.seek < _SHORTEST * self.model.rate
+
+    def _words(
+        self, decoder: Decoder, stretch: _Stretch, window: Window, spans: Sequence[Span], duration: float
+    ) -> list[list[TimedWord] | None]:
+        """The timed words of each span, seconds from the start of the window; None where they were not asked for."""
+        if not self.options.words:
+            return [None] * len(spans)
+        tokens = self.model.tokens
+        texts = [[token for token in span.tokens if token < tokens.special.end] for span in spans]
+        flat = [token for text in texts for token in text]
+        if not flat:
+            return [[] for _ in spans]
+        header = tokens.header(self.language, replace(self.options, timestamps=False))
+        weights, probabilities = self.model.align(decoder, window.row, header, flat)
+        frames = max(1, min(self.model.shape.frames, round(duration / self.model.frame)))
+        timed = time_words(tokens.words(flat, self.language), weights, probabilities, frames, self.model.frame)
+        return _by_span(timed, spans, [len(text) for text in texts], stretch, window.start / self.model.rate)
+
+
+def _by_span(
+    words: list[TimedWord], spans: Sequence[Span], counts: Sequence[int], stretch: _Stretch, offset: float
+) -> list[list[TimedWord] | None]:
+    """`words` dealt out to the spans that their tokens lie in; `stretch.speech_end` moves on."""
+    longest = 2 * typical(words)
+    dealt: list[list[TimedWord] | None] = []
+    waiting = deque(words)
+    for span, count in zip(spans, counts, strict=True):
+        mine: list[TimedWord] = []
+        taken = 0
+        while waiting and taken < count:
+            mine.append(waiting.popleft())
+            taken += mine[-1].tokens
+        if mine:
+            mine = after_pause(mine, mine[0].end + offset - stretch.speech_end, longest)
+            mine = _fitted(mine, span, longest / 2)
+            stretch.speech_end = mine[-1].end + offset
+        dealt.append(mine)
+    return dealt
+
+
+def _fitted(words: list[TimedWord], span: Span, usual: float) -> list[TimedWord]:
+    """`words` with a first and a last that reach far out of `span` cut back to it: half a second is the model's slack."""
+    words = list(words)
+    first, last = words[0], words[-1]
+    if first.start < span.start - 0.5 and span.start < first.end:
+        words[0] = replace(first, start=max(0.0, min(first.end - usual, span.start)))
+    if last.end > span.end + 0.5 and span.end > last.start:
+        words[-1] = replace(words[-1], end=max(words[-1].start + usual, span.end))
+    return words
+
+
+def _segment(
+    span: Span, text: str, words: list[TimedWord] | None, offset: float, duration: float, decoded: Decoded
+) -> Segment:
+    """The segment of `span`; with words, it begins with the first and ends with the last of them."""
+    timed: tuple[Word, ...] | None = None
+    start, end = span.start, min(span.end, duration)
+    if words is not None:
+        timed = _in_recording(words, offset, duration)
+        if timed:
+            start, end = timed[0].start - offset, timed[-1].end - offset
+    return Segment(
+        id=0,
+        seek=round(offset, 3),
+        start=round(offset + min(start, end), 3),
+        end=round(offset + end, 3),
+        text=text,
+        tokens=span.tokens,
+        temperature=decoded.temperature,
+        avg_logprob=decoded.avg_logprob,
+        compression_ratio=decoded.compression_ratio,
+        no_speech_prob=decoded.no_speech_prob,
+        words=timed,
+    )
+
+
+def _in_recording(words: Sequence[TimedWord], offset: float, duration: float) -> tuple[Word, ...]:
+    """Words in seconds of the recording, in order and without overlap."""
+    placed: list[Word] = []
+    before = 0.0
+    for word in words:
+        start = min(max(word.start, before), duration)
+        before = min(max(word.end, start), duration)
+        placed.append(Word(round(offset + start, 3), round(offset + before, 3), word.text, word.probability))
+    return tuple(placed)
+
+
+class Transcriber:
+    """Transcribes speech with one bundle. Safe to call from several threads."""
+
+    def __init__(self, bundle: Bundle, device: Device, threads: int = 0) -> None:
+        self.model = SpeechModel(bundle, device, threads)
+
+    @property
+    def device(self) -> str:
+        """cpu or cuda: where it runs."""
+        return self.model.device.name
+
+    def stream(self, audio: Source, *, sample_rate: int | None = None, **options: object) -> Transcription:
+        """Begin a transcription of `audio`: a path, bytes, a binary file object, or an array with its `sample_rate`.
+
+        `options` are those of `TranscribeOptions`. Raises InputError for audio or options that cannot be used.
+        """
+        chosen = TranscribeOptions.of(**options)
+        return Transcription(self.model, chosen, read_audio(audio, sample_rate))
+
+    def __call__(self, audio: Source, *, sample_rate: int | None = None, **options: object) -> Transcript:
+        """The whole transcript of `audio`; arguments as in `stream`."""
+        return collect(self.stream(audio, sample_rate=sample_rate, **options))
+
+
+def collect(
+    transcription: Transcription, each: Callable[[Segment], None] = lambda segment: None
+) -> Transcript:
+    """Run a transcription to its end, calling `each` with every segment as it comes."""
+    segments = []
+    for segment in transcription:
+        each(segment)
+        segments.append(segment)
+    return Transcript(
+        text="".join(segment.text for segment in segments).strip(),
+        task=transcription.options.task,
+        language=transcription.language,
+        language_probability=transcription.language_probability,
+        duration=round(transcription.duration, 3),
+        segments=tuple(segments),
+    )

@@ -1,0 +1,136 @@
+"""Decoding of windows of speech side by side, each with its own prompt, at falling confidence in itself.
+
+A window that fails the thresholds of repetition or probability is decoded again at the next temperature, alone with
+those that failed too; what passed stays as it is.
+"""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from heedful.runtime.engine.decoder import Decoder
+from heedful.runtime.engine.generate import Job, generate
+from heedful.runtime.engine.rules import Rule, Suppress
+from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search
+from heedful.runtime.speech.model import SpeechModel
+from heedful.runtime.speech.options import TranscribeOptions
+from heedful.runtime.speech.timestamps import TimestampRule
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Audio already encoded in `row`, beginning at sample `start` of the recording, and the `prompt` before its text,
+    of which the start token is at `header`.
+    """
+
+    row: int
+    start: int
+    prompt: list[int]
+    header: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What a window says, and the measures by which it was accepted."""
+
+    hypothesis: Hypothesis
+    text: str
+    temperature: float
+    compression_ratio: float
+    no_speech_prob: float
+
+    @property
+    def avg_logprob(self) -> float:
+        return self.hypothesis.avg_logprob
+
+
+def compression_ratio(text: str) -> float:
+    """Bytes of `text` in UTF-8 over the same deflated: above 2.4 or so it repeats itself."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data))
+
+
+class WindowDecoder:
+    """Decodes windows with one set of options."""
+
+    def __init__(self, model: SpeechModel, options: TranscribeOptions) -> None:
+        self.model = model
+        self.options = options
+        special = model.tokens.special
+        self.rules: list[Rule] = [Suppress(model.suppress), Suppress(model.suppress_first, at_start=True)]
+        if options.timestamps:
+            latest = round(options.max_initial_timestamp / model.frame)
+            self.rules.append(TimestampRule(special.end, special.no_timestamps, latest))
+        else:
+            stamps = range(special.no_timestamps, model.shape.vocabulary)
+            self.rules.append(Suppress(stamps))
+
+    def decode(self, decoder: Decoder, windows: Sequence[Window]) -> list[Decoded]:
+        """The text of each window, in order."""
+        tries: dict[int, list[Decoded]] = {window.row: [] for window in windows}
+        waiting = list(windows)
+        for temperature in self.options.temperatures:
+            for window, decoded in zip(waiting, self._attempt(decoder, waiting, temperature), strict=True):
+                tries[window.row].append(decoded)
+            waiting = [window for window in waiting if not self._accepts(tries[window.row][-1])]
+            if not waiting:
+                break
+        return [self._best(tries[window.row]) for window in windows]
+
+    def _attempt(self, decoder: Decoder, windows: Sequence[Window], temperature: float) -> list[Decoded]:
+        jobs = [
+            Job(window.row, window.prompt, self._search(window, temperature), watch=[window.header])
+            for window in windows
+        ]
+        generate(decoder, jobs)
+        return [self._decoded(job, temperature) for job in jobs]
+
+    def _search(self, window: Window, temperature: float) -> Search:
+        positions = self.model.shape.positions
+        length = min(positions // 2, positions - len(window.prompt))
+        limits = Limits(self.model.tokens.special.end, length, self.rules)
+        options = self.options
+        if temperature == 0:
+            if options.beams == 1:
+                return Sample(limits)
+            return Beam(
+                limits, width=options.beams, length_penalty=options.length_penalty, patience=options.patience
+            )
+        # a seed of the window's own: its samples must not depend on the windows beside it
+        rng = np.random.default_rng([options.seed, window.start, round(temperature * 1000)])
+        return Sample(limits, temperature=temperature, count=options.best_of, rng=rng)
+
+    def _decoded(self, job: Job, temperature: float) -> Decoded:
+        best = job.search.results()[0]
+        assert job.prompt_logits is not None
+        scores = job.prompt_logits[0].astype(np.float64)
+        odds = np.exp(scores - scores.max())
+        text = self.model.tokens.text(best.tokens)
+        silence = float(odds[self.model.tokens.special.no_speech] / odds.sum())
+        return Decoded(best, text, temperature, compression_ratio(text), silence)
+
+    def _improbable(self, decoded: Decoded) -> bool:
+        lowest = self.options.logprob_threshold
+        return lowest is not None and decoded.avg_logprob < lowest
+
+    def is_silence(self, decoded: Decoded) -> bool:
+        """Whether a window is to be skipped: it likely holds no speech, and its text is improbable."""
+        threshold = self.options.no_speech_threshold
+        if threshold is None or decoded.no_speech_prob <= threshold:
+            return False
+        return self.options.logprob_threshold is None or self._improbable(decoded)
+
+    def _accepts(self, decoded: Decoded) -> bool:
+        highest = self.options.compression_ratio_threshold
+        repeats = highest is not None and decoded.compression_ratio > highest
+        return self.is_silence(decoded) or not (repeats or self._improbable(decoded))
+
+    def _best(self, tries: list[Decoded]) -> Decoded:
+        """The last, if it was accepted; else the most probable, those that repeat themselves last."""
+        if self._accepts(tries[-1]):
+            return tries[-1]
+        highest = self.options.compression_ratio_threshold
+        calm = [one for one in tries if highest is None or one.compression_ratio <= highest]
+        return max(calm or tries, key=lambda one: one.avg_logprob)
