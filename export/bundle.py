@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from heedful.export import whisper
 from heedful.export.certificate import certify
 from heedful.export.checkpoint import Checkpoint, open_checkpoint
-from heedful.export.quantize import QUANTIZERS
+from heedful.export.quantize import quantize
 from heedful.export.storage import store
 from heedful.export.trace import trace
 from heedful.models.whisper import Whisper
@@ -67,7 +67,7 @@ def export(
 def _write(checkpoint: Checkpoint, folder: Path, precision: Precision, report: Callable[[str], None]) -> None:
     model = whisper.load(checkpoint)
     tokenizer = _tokenizer(checkpoint)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     description = whisper.describe(checkpoint, model, tokenizer)
     files = [*_graphs(model, description, folder, precision, report), "tokenizer.json"]
     manifest: dict[str, Any] = {
@@ -99,7 +99,7 @@ def _graphs(
         report(f"tracing the {graph.name}")
         traced[graph.name] = trace(graph)
         if precision == "int8":
-            QUANTIZERS[graph.name](traced[graph.name])
+            quantize(graph.name, traced[graph.name])
     return store(traced, folder)
 
 

@@ -7,9 +7,13 @@
   row the same bits in a batch of any size; from 128 on it does not, and one bit is enough to round an activation of
   the next layer the other way.
 
+Which is used where is `PLAN`. In encoders the second map of each feed-forward block is done blockwise: what comes out of
+a GELU has outliers, and one scale for all of it doubles the error of the whole encoder.
+
 Embeddings tied to a blockwise weight are looked up in that same weight, so it is stored once.
 """
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -22,9 +26,18 @@ _BLOCKS = (64, 32, 16)
 _KEPT = "log_mel"
 
 
-def quantize_dynamic(model: ir.Model) -> None:
-    """Put `DynamicQuantizeMatMul` in place of every product with a constant matrix, its bias taken in."""
-    for node, weight in _products(model):
+def quantize(graph: str, model: ir.Model) -> None:
+    """Quantize `model`, the encoder, decoder or aligner, in place, as `PLAN` says."""
+    for pattern, method in PLAN[graph]:
+        method(model, pattern)
+
+
+def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
+    """Put `DynamicQuantizeMatMul` in place of every product with a constant matrix, its bias taken in.
+
+    Only of matrices whose name has `pattern`, a regular expression, in it.
+    """
+    for node, weight in _products(model, pattern):
         scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / 127
         quantized = np.rint(weight / scale).astype(np.int8)
         add, bias = _bias(node)
@@ -38,9 +51,12 @@ def quantize_dynamic(model: ir.Model) -> None:
         _replace(model, node, add, ir.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT))
 
 
-def quantize_blockwise(model: ir.Model) -> None:
-    """Put `MatMulNBits` in place of every product with a constant matrix, and of lookups in the same matrix."""
-    for node, weight in _products(model):
+def quantize_blockwise(model: ir.Model, pattern: str = "") -> None:
+    """Put `MatMulNBits` in place of every product with a constant matrix, and of lookups in the same matrix.
+
+    Only of matrices whose name has `pattern`, a regular expression, in it.
+    """
+    for node, weight in _products(model, pattern):
         columns = weight.T  # (n, k): one row for each output
         n, k = columns.shape
         size = next((size for size in _BLOCKS if k % size == 0), None)
@@ -75,12 +91,14 @@ def _look_up(model: ir.Model, gather: ir.Node, packed: ir.Value, scales: ir.Valu
     _replace(model, gather, None, codes, factors, signed, centred, column, scaled, rows)
 
 
-def _products(model: ir.Model) -> list[tuple[ir.Node, NDArray[np.float32]]]:
+def _products(model: ir.Model, pattern: str) -> list[tuple[ir.Node, NDArray[np.float32]]]:
     """Products with a constant matrix, and the matrix (k, n)."""
     found = []
     for node in model.graph:
         weight = node.inputs[1] if node.op_type in {"MatMul", "Gemm"} else None
-        if weight is None or weight.const_value is None or _KEPT in (weight.name or ""):
+        if weight is None or weight.const_value is None:
+            continue
+        if _KEPT in (weight.name or "") or not re.search(pattern, weight.name or ""):
             continue
         matrix = weight.const_value.numpy().astype(np.float32)
         transposed = node.op_type == "Gemm" and node.attributes["transB"].as_int() == 1
@@ -91,7 +109,7 @@ def _products(model: ir.Model) -> list[tuple[ir.Node, NDArray[np.float32]]]:
 def _weight_name(node: ir.Node) -> str:
     weight = node.inputs[1]
     assert weight is not None
-    return f"{node.name}.{weight.name}"
+    return str(weight.name)
 
 
 def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
@@ -128,8 +146,8 @@ def _replace(model: ir.Model, node: ir.Node, last: ir.Node | None, *new: ir.Node
     model.opset_imports.setdefault(MICROSOFT, 1)
 
 
-QUANTIZERS: dict[str, Callable[[ir.Model], None]] = {
-    "encoder": quantize_dynamic,
-    "decoder": quantize_blockwise,
-    "aligner": quantize_blockwise,
+PLAN: dict[str, list[tuple[str, Callable[[ir.Model, str], None]]]] = {
+    "encoder": [(r"feed_forward\.output", quantize_blockwise), ("", quantize_dynamic)],
+    "decoder": [("", quantize_blockwise)],
+    "aligner": [("", quantize_blockwise)],
 }

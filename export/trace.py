@@ -1,5 +1,6 @@
 """A graph's module to an ONNX model: torch's exporter, with our one operator mapped to the standard one."""
 
+import ast
 from typing import Any
 
 import onnx_ir
@@ -37,6 +38,24 @@ def trace(graph: Graph) -> onnx_ir.Model:
             verbose=False,
         )
     assert program is not None
+    _name_weights(program.model)
     # the exporter notes stack traces, with paths of the machine it ran on
     ClearMetadataAndDocStringPass()(program.model)
     return program.model
+
+
+def _name_weights(model: onnx_ir.Model) -> None:
+    """Name transposed weights after the module that they belong to: the exporter calls them val_1, val_2, ..."""
+    initializers = model.graph.initializers
+    for node in model.graph:
+        weight = node.inputs[1] if node.op_type == "MatMul" else None
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
+        modules = [scope for scope in scopes if scope and "." in scope]
+        if weight is None or weight.name not in initializers or not modules or not weight.name.startswith("val_"):
+            continue
+        # the last scope is the operation, the one before it its module
+        name = f"{modules[-1]}.weight"
+        if name not in initializers:
+            initializers.pop(weight.name)
+            weight.name = name
+            model.graph.register_initializer(weight)

@@ -22,8 +22,8 @@ def home() -> Path:
 
 
 def is_name(text: str) -> bool:
-    """Whether `text` can only be a name: no separator, not `.` or `..`."""
-    return bool(text) and text not in {".", ".."} and "/" not in text and os.sep not in text
+    """Whether `text` can be a name: no separator, not `.` or `..`."""
+    return text not in {".", ".."} and "/" not in text and os.sep not in text
 
 
 def locate(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
@@ -31,10 +31,11 @@ def locate(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
 
     The result need not exist: a path that is nowhere comes back as the place where it would be.
     """
-    path = Path(name_or_path).expanduser()
-    if path.exists() or not is_name(os.fspath(name_or_path)):
-        return path
-    return home() / kind / path
+    text = os.fspath(name_or_path)
+    path = Path(text)
+    if is_name(text) and not os.path.lexists(path):
+        return home() / kind / text
+    return path
 
 
 def listed(kind: Kind) -> list[Path]:

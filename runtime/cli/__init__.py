@@ -1,0 +1,34 @@
+"""The `heedful` command."""
+
+import logging
+import sys
+
+import typer
+
+from heedful.runtime.cli import bundles, transcribe
+from heedful.runtime.errors import HeedfulError
+
+app = typer.Typer(
+    name="heedful",
+    help="Turn attention models into ONNX and run them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+bundles.register(app)
+transcribe.register(app)
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 1 something failed (one line on standard error), 2 bad usage."""
+    logging.basicConfig(level=logging.WARNING, format="heedful: %(message)s", stream=sys.stderr)
+    try:
+        app()
+    except HeedfulError as error:
+        sys.exit(f"heedful: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader, `head` for one, has seen enough; what is left must not raise again at exit
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,161 @@
+"""`heedful transcribe`: recordings to text and subtitles."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import IO, Annotated, Any, Literal
+
+import av
+import typer
+from tqdm import tqdm
+
+from heedful.runtime.errors import HeedfulError, InputError
+from heedful.runtime.home import locate
+from heedful.runtime.load import load
+from heedful.runtime.speech.formats import FORMATS, writer
+from heedful.runtime.speech.results import Segment
+from heedful.runtime.speech.transcriber import Transcriber, Transcription, collect
+
+DEFAULT_BUNDLE = "whisper-tiny.en-int8"
+_STDIN = "-"
+
+Format = StrEnum("Format", {name: name for name in FORMATS})
+Task = Literal["transcribe", "translate"]
+DeviceName = Literal["auto", "cpu", "cuda"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    app.command()(transcribe)
+
+
+def transcribe(
+    audio: Annotated[list[str], typer.Argument(help="Audio or video files, names of samples, or - for standard input.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A bundle's folder or name.")] = DEFAULT_BUNDLE,
+    language: Annotated[str | None, typer.Option("--language", "-l", help="As en, pt, zh; detected if left out.")] = None,
+    task: Annotated[Task, typer.Option(help="translate gives English.")] = "transcribe",
+    beams: Annotated[int, typer.Option(help="Width of the beam search; 1 is greedy.")] = 5,
+    words: Annotated[bool, typer.Option("--words", help="Time every word (in JSON).")] = False,
+    format: Annotated[Format, typer.Option("--format", "-f")] = Format("txt"),
+    output_dir: Annotated[Path | None, typer.Option("--output-dir", "-o", help="Write NAME.FORMAT there.")] = None,
+    device: Annotated[DeviceName, typer.Option(help="auto takes CUDA where it works.")] = "auto",
+    batch: Annotated[int, typer.Option(help="Windows decoded side by side, cut at silences.")] = 1,
+    vad: Annotated[bool | None, typer.Option("--vad/--no-vad", help="Find speech first; on when batching.")] = None,
+    temperature: Annotated[list[float] | None, typer.Option(help="Tried in turn; repeat the option.")] = None,
+    initial_prompt: Annotated[str | None, typer.Option(help="Text before the first window.")] = None,
+    hotwords: Annotated[str | None, typer.Option(help="Words to expect.")] = None,
+    condition: Annotated[bool, typer.Option("--condition/--no-condition", help="Prompt with the text so far.")] = True,
+    threads: Annotated[int, typer.Option(help="Threads inside an operator; 0: one per core.")] = 0,
+) -> None:
+    """Transcribe recordings of any length, to standard output or, several at once, to a folder."""
+    options: dict[str, Any] = {
+        "language": language,
+        "task": task,
+        "beams": beams,
+        "words": words,
+        "batch": batch,
+        "vad": vad,
+        "initial_prompt": initial_prompt,
+        "hotwords": hotwords,
+        "condition_on_previous_text": condition,
+    }
+    if temperature:
+        options["temperatures"] = tuple(temperature)
+    targets = _targets(audio, output_dir, format)
+    transcriber = load(model, device, threads=threads)
+    failed = 0
+    for name, target in targets:
+        try:
+            with _output(target) as output:
+                _one(transcriber, name, format, output, options)
+        except HeedfulError as error:
+            failed += 1
+            typer.echo(f"heedful: error: {error}", err=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _targets(audio: list[str], output_dir: Path | None, format: str) -> list[tuple[str, Path | None]]:
+    """Where the text of each recording goes; None is standard output."""
+    if output_dir is None:
+        if len(audio) > 1 and format not in {"txt", "json"}:
+            raise InputError(f"several recordings as {format} would run into one another: give --output-dir")
+        return [(name, None) for name in audio]
+    targets: dict[Path, str] = {}
+    for name in audio:
+        target = output_dir / f"{'stdin' if name == _STDIN else Path(name).stem}.{format}"
+        if target in targets:
+            raise InputError(f"{targets[target]} and {name} would both be written to {target}: give them separately")
+        targets[target] = name
+    return [(name, target) for target, name in targets.items()]
+
+
+@contextmanager
+def _output(target: Path | None) -> Iterator[IO[str]]:
+    """Standard output, or a file that is there only once it is whole."""
+    if target is None:
+        yield sys.stdout
+        return
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as error:
+        raise InputError(f"{target} cannot be written: {error}") from error
+    try:
+        with open(handle, "w", encoding="utf-8") as output:
+            yield output
+        os.chmod(name, 0o644)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _one(transcriber: Transcriber, name: str, format: str, output: IO[str], options: dict[str, Any]) -> None:
+    sample = locate(name, "samples")
+    source: Any = sys.stdin.buffer if name == _STDIN else sample if sample.exists() else Path(name)
+    transcription = transcriber.stream(source, **options)
+    form = writer(format)
+    with _progress(source, transcription, hidden=output is sys.stdout and sys.stdout.isatty()) as advance:
+
+        def each(segment: Segment) -> None:
+            output.write(form.segment(segment))
+            output.flush()
+            advance(segment)
+
+        output.write(form.begin())
+        output.write(form.finish(collect(transcription, each)))
+        output.flush()
+
+
+@contextmanager
+def _progress(source: Any, transcription: Transcription, *, hidden: bool) -> Iterator[Callable[[Segment], None]]:
+    """A bar in seconds of audio on standard error, where that is a terminal and the text does not go there too."""
+    disable = hidden or not sys.stderr.isatty()
+    total = None if disable else _seconds(source)
+    label = source.name if isinstance(source, Path) else None
+    with tqdm(total=total, unit="s", desc=label, disable=disable, bar_format=None if total is None else _BAR) as bar:
+        yield lambda segment: _move(bar, segment.end)
+        _move(bar, transcription.duration)
+
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{remaining}]"
+
+
+def _move(bar: Any, seconds: float) -> None:
+    bar.update(max(0.0, seconds - bar.n))
+
+
+def _seconds(source: Any) -> float | None:
+    """Length of a file as its container states it."""
+    if not isinstance(source, Path):
+        return None
+    try:
+        with av.open(str(source)) as container:
+            return container.duration / av.time_base if container.duration else None
+    except (av.FFmpegError, OSError):
+        return None

@@ -1,0 +1,243 @@
+"""Searches over a made-up model that is a table of logits by text, beside every text written out and weighed."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from heedful.runtime.engine.decoder import Feed
+from heedful.runtime.engine.generate import Job, generate
+from heedful.runtime.engine.rules import Logits, NoRepeatNgram, Suppress
+from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search
+
+END = 0
+PROMPT = (1, 3)
+Text = tuple[int, ...]
+Model = Callable[[Text], Logits]
+
+
+def model(vocabulary: int, seed: int = 0, spread: float = 1.5) -> Model:
+    """Logits that depend on the whole text, prompt included."""
+
+    def logits(text: Text) -> Logits:
+        return np.random.default_rng([seed, *text]).normal(0, spread, vocabulary).astype(np.float32)
+
+    return logits
+
+
+class Reader:
+    """Steps a model by what each new token may see: the text of a hypothesis is what its mask shows."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.written: dict[int, list[int]] = {}
+        self.fed: list[list[int]] = []
+
+    def step(self, feeds: Mapping[int, Feed]) -> dict[int, Logits]:
+        self.fed.append(sorted(feeds))
+        return {row: self._read(self.written.setdefault(row, []), feed) for row, feed in feeds.items()}
+
+    def _read(self, written: list[int], feed: Feed) -> Logits:
+        assert feed.at == len(written)
+        written += feed.tokens.tolist()
+        assert feed.mask.shape == (len(feed.tokens), len(written))
+        texts = [tuple(np.array(written)[seen].tolist()) for seen in feed.mask]
+        assert [len(text) - 1 for text in texts] == feed.positions.tolist()
+        return np.stack([self.model(texts[i]) for i in feed.select])
+
+
+def run(search: Search, model: Model, prompt: Sequence[int] = PROMPT) -> list[Hypothesis]:
+    generate(Reader(model), [Job(0, prompt, search)])
+    return search.results()
+
+
+def logprobs(logits: Logits) -> NDArray[np.float64]:
+    wide = logits.astype(np.float64)
+    return np.asarray(wide - np.log(np.exp(wide).sum()))
+
+
+def weigh(model: Model, text: Text, prompt: Text = PROMPT) -> float:
+    """Log-probability of `text`, end token included."""
+    return float(sum(logprobs(model((*prompt, *text[:i])))[token] for i, token in enumerate(text)))
+
+
+def whole(one: Hypothesis) -> Text:
+    return (*one.tokens, *[END] * one.ended)
+
+
+def all_texts(vocabulary: int, length: int) -> Iterator[Text]:
+    """Every text that ends by the end token, or without one at `length`."""
+    for count in range(1, length + 1):
+        for text in product(range(vocabulary), repeat=count):
+            if END not in text[:-1] and (text[-1] == END or count == length):
+                yield text
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_greedy_search_takes_the_best_token_each_time(seed: int) -> None:
+    makes, expected = model(6, seed), list[int]()
+    while len(expected) < 8 and (not expected or expected[-1] != END):
+        expected.append(int(makes((*PROMPT, *expected)).argmax()))
+    (found,) = run(Sample(Limits(END, 8)), makes)
+    assert whole(found) == tuple(expected)
+    assert found.ended == (expected[-1] == END)
+    assert found.logprob == pytest.approx(weigh(makes, tuple(expected)), rel=1e-5)
+    assert found.avg_logprob == pytest.approx(found.logprob / (len(found.tokens) + 1))
+
+
+@pytest.mark.parametrize("length_penalty", [0.0, 0.6, 1.0, 1.4])
+@pytest.mark.parametrize(("vocabulary", "length"), [(4, 3), (3, 4), (9, 1)])
+def test_a_beam_as_wide_as_all_texts_finds_all(vocabulary: int, length: int, length_penalty: float) -> None:
+    makes = model(vocabulary)
+    search = Beam(Limits(END, length), width=vocabulary**length, length_penalty=length_penalty)
+    found = run(search, makes)
+    expected = {text: weigh(makes, text) for text in all_texts(vocabulary, length)}
+    ranked = sorted(expected, key=lambda text: -expected[text] / len(text) ** length_penalty)
+    assert [whole(one) for one in found] == ranked
+    for one, text in zip(found, ranked, strict=True):
+        assert one.ended == (text[-1] == END)
+        assert one.logprob == pytest.approx(expected[text], rel=1e-5)
+        assert one.score == pytest.approx(expected[text] / len(text) ** length_penalty, rel=1e-5)
+
+
+def beam_by_hand(makes: Model, length: int, width: int, penalty: float, patience: float) -> list[Text]:
+    """Every continuation of every live text is weighed and sorted at each step."""
+    live, done = [(0.0, Text())], list[tuple[float, Text]]()
+    for count in range(1, length + 1):
+        following = [
+            (score + logprob, (*text, token))
+            for score, text in live
+            for token, logprob in enumerate(logprobs(makes((*PROMPT, *text))).tolist())
+        ]
+        following.sort(reverse=True)
+        over = [one for one in following[:width] if one[1][-1] == END or count == length]
+        done += [(score / count**penalty, text) for score, text in over]
+        live = [one for one in following if one[1][-1] != END][:width]
+        if len(done) >= max(1, round(patience * width)):
+            break
+    return [text for _, text in sorted(done, reverse=True)]
+
+
+@pytest.mark.parametrize("patience", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("width", [1, 2, 4])
+def test_patience_is_how_many_texts_must_end(width: int, patience: float) -> None:
+    early = 0
+    for seed in range(20):
+        makes = model(7, seed)
+        found = [whole(one) for one in run(Beam(Limits(END, 9), width=width, patience=patience), makes)]
+        expected = beam_by_hand(makes, 9, width, 1.0, patience)
+        assert found == expected[: max(width, round(patience * width))]
+        early += len(found[0]) < 9
+    assert early >= 5
+
+
+@given(seed=st.integers(0, 2**32 - 1), vocabulary=st.integers(2, 1000), length=st.integers(1, 6))
+def test_a_beam_of_one_is_greedy(seed: int, vocabulary: int, length: int) -> None:
+    makes, limits = model(vocabulary, seed), Limits(END, length)
+    (greedy,) = run(Sample(limits), makes)
+    (beam,) = run(Beam(limits, width=1, patience=1.0), makes)
+    assert (beam.tokens, beam.ended) == (greedy.tokens, greedy.ended)
+    assert beam.logprob == pytest.approx(greedy.logprob, abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_no_text_is_longer_than_its_limit(length: int, count: int) -> None:
+    """Of a model that never ends by itself."""
+
+    def makes(text: Text) -> Logits:
+        return np.concatenate([[np.float32(-50)], model(5)(text)[1:]])
+
+    for search in (Sample(Limits(END, length), temperature=1, count=count), Beam(Limits(END, length), width=count)):
+        found = run(search, makes)
+        assert [(len(one.tokens), one.ended) for one in found] == [(length, False)] * count
+
+
+def test_samples_are_reproducible_and_weighed_at_temperature_one() -> None:
+    def draw(seed: int) -> list[Hypothesis]:
+        rng = np.random.default_rng(seed)
+        return run(Sample(Limits(END, 6), temperature=0.8, count=8, rng=rng), model(6))
+
+    first = draw(7)
+    assert first == draw(7)
+    assert first != draw(8)
+    assert len(first) == 8
+    assert len({one.tokens for one in first}) > 4
+    assert [one.score for one in first] == sorted((one.score for one in first), reverse=True)
+    for one in first:
+        assert one.logprob == pytest.approx(weigh(model(6), whole(one)), rel=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_samples_follow_the_distribution(temperature: float) -> None:
+    count, logits = (
+        4000,
+        np.log(np.array([0.0, 0.4, 0.3, 0.15, 0.1, 0.05]), where=np.arange(6) > 0, out=np.full(6, -np.inf)),
+    )
+    search = Sample(Limits(END, 1), temperature=temperature, count=count, rng=np.random.default_rng(3))
+    drawn = Counter(one.tokens[0] for one in run(search, lambda text: logits.astype(np.float32)))
+    expected = count * np.exp(logits / temperature) / np.exp(logits / temperature).sum()
+    assert drawn[END] == 0
+    # with 4 degrees of freedom chi-square exceeds 20 once in two thousand times
+    assert sum((drawn[i] - expected[i]) ** 2 / expected[i] for i in range(1, 6)) < 20
+
+
+RULES = (Suppress([2, 4]), Suppress([END], at_start=True), NoRepeatNgram(1))
+
+
+def allowed(text: Text, token: int) -> bool:
+    return token not in (2, 4) and token not in text and bool(text or token != END)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_rules_bind_every_search(seed: int) -> None:
+    """Log-probabilities are among the tokens allowed; beams rank by those among all tokens."""
+    makes, limits = model(9, seed), Limits(END, 4, RULES)
+    rng = np.random.default_rng(seed)
+    for search in (Sample(limits), Sample(limits, temperature=1, count=5, rng=rng), Beam(limits, width=5)):
+        for one in run(search, makes):
+            text, logprob, score = whole(one), 0.0, 0.0
+            for i, token in enumerate(text):
+                everything = logprobs(makes((*PROMPT, *text[:i])))
+                share = sum(np.exp(everything[each]) for each in range(9) if allowed(text[:i], each))
+                assert allowed(text[:i], token)
+                score += everything[token]
+                logprob += everything[token] - np.log(share)
+            assert one.logprob == pytest.approx(logprob, rel=1e-5)
+            if isinstance(search, Beam):
+                assert one.score == pytest.approx(score / len(text), rel=1e-5)
+
+
+def test_jobs_run_together_as_they_run_alone() -> None:
+    prompts = [[3], [1, 4, 1], [5, 9], [2, 6, 5, 3]]
+
+    def searches() -> list[Search]:
+        limits = [Limits(END, length) for length in (2, 9, 5, 9)]
+        return [
+            Sample(limits[0]),
+            Beam(limits[1], width=3),
+            Sample(limits[2], temperature=1, count=4),
+            Beam(limits[3], width=2),
+        ]
+
+    makes = model(11)
+    jobs = [Job(row, prompts[i], search) for i, (row, search) in enumerate(zip([4, 0, 7, 2], searches(), strict=True))]
+    reader = Reader(makes)
+    generate(reader, jobs)
+    for job, prompt, alone in zip(jobs, prompts, searches(), strict=True):
+        assert job.search.results() == run(alone, makes, prompt)
+    assert reader.fed[0] == [0, 2, 4, 7]
+    assert len(reader.fed[-1]) < 4  # those that are over are left alone
+
+
+def test_logits_after_the_prompt_can_be_watched() -> None:
+    watched = Job(0, [3, 1, 4], Sample(Limits(END, 3)), watch=[0, 2])
+    generate(Reader(model(6)), [watched])
+    assert watched.prompt_logits is not None
+    np.testing.assert_array_equal(watched.prompt_logits, [model(6)((3,)), model(6)((3, 1, 4))])
+    assert watched.search.results() == run(Sample(Limits(END, 3)), model(6), [3, 1, 4])
