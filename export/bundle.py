@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
 from tokenizers import Tokenizer, decoders, pre_tokenizers
 
 from heedful.export import whisper

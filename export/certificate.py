@@ -68,8 +68,13 @@ def fixture_windows(count: int, samples: int) -> list[NDArray[np.float32]]:
     return [speech[i * SAMPLE_RATE :][:samples] for i in range(count)]
 
 
-def certify(model: Whisper, bundled: SpeechModel, precision: str, alignment_heads: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    """Compare the graphs of `bundled` with `model`. Raises ExportError when they differ by more than `precision` allows."""
+def certify(
+    model: Whisper, bundled: SpeechModel, precision: str, alignment_heads: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    """Compare the graphs of `bundled` with `model`.
+
+    Raises ExportError when they differ by more than `precision` allows.
+    """
     windows = fixture_windows(max(_BATCHES), bundled.samples)
     padded = np.stack([np.pad(window, (0, bundled.samples - len(window))) for window in windows])
     with torch.no_grad():
@@ -97,15 +102,15 @@ def _judge(certificate: Certificate, tolerance: Tolerance, precision: str) -> No
     for name, difference in certificate.differences.items():
         if not difference["rms"] <= tolerance.rms:
             raise ExportError(
-                f"the export failed its check: {name} differ from the PyTorch model's by {difference['rms']:.3g} of their "
-                f"root mean square, and {precision} allows {tolerance.rms:.3g}; nothing was written"
+                f"the export failed its check: {name} differ from the PyTorch model's by {difference['rms']:.3g} of "
+                f"their root mean square, and {precision} allows {tolerance.rms:.3g}; nothing was written"
             )
     if not certificate.exact["passed"]:
         raise ExportError(f"the export failed its check: tokens differ in {certificate.exact}; nothing was written")
     if certificate.agreement < tolerance.agreement:
         raise ExportError(
-            f"the export failed its check: only {certificate.agreement:.1%} of tokens agree with the PyTorch model, and "
-            f"{precision} asks for {tolerance.agreement:.0%}; choose a higher precision; nothing was written"
+            f"the export failed its check: only {certificate.agreement:.1%} of tokens agree with the PyTorch model, "
+            f"and {precision} asks for {tolerance.agreement:.0%}; choose a higher precision; nothing was written"
         )
 
 
@@ -144,7 +149,7 @@ def _exactness(bundled: SpeechModel, decoder: Decoder, against: EagerDecoder | N
     """Tokens of several rows at once, and of each row alone, in the bundle or in PyTorch."""
     special = bundled.tokens.special
     words = bundled.tokens.encode("and so it goes on and on")
-    prompts = [[special.previous, *words][: length - 1] + [special.start] for length in _PROMPTS]
+    prompts = [[*[special.previous, *words][: length - 1], special.start] for length in _PROMPTS]
     variants = [(prompt, 1) for prompt in prompts] + [(prompts[1], width) for width in _WIDTHS[1:]]
     failed = []
     for prompt, width in variants:

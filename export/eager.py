@@ -32,9 +32,7 @@ class EagerDecoder:
         past = self._room(row, feed, memory)
         tokens, positions = torch.as_tensor(feed.tokens)[None], torch.as_tensor(feed.positions)[None]
         mask = torch.as_tensor(feed.mask)[None, None]
-        hidden, self.caches[row], _ = self.model.decoder(
-            tokens, positions, mask, memory, past, torch.tensor([feed.at])
-        )
+        hidden, self.caches[row], _ = self.model.decoder(tokens, positions, mask, memory, past, torch.tensor([feed.at]))
         logits: NDArray[np.float32] = self.model.decoder.logits(hidden[0, torch.as_tensor(feed.select)]).numpy()
         return logits
 

@@ -42,10 +42,12 @@ def layer_names(prefix: str, layers: int) -> list[str]:
 
 
 def flatten(caches: Sequence[KeyValue]) -> list[Tensor]:
+    """Keys and values layer by layer, in the order of `layer_names`."""
     return [tensor for cache in caches for tensor in cache]
 
 
 def pair(tensors: Sequence[Tensor]) -> list[KeyValue]:
+    """What `flatten` took apart."""
     return [KeyValue(*tensors[i : i + 2]) for i in range(0, len(tensors), 2)]
 
 
@@ -113,6 +115,7 @@ class Aligner(nn.Module):
 
 
 def layer_weights(weights: Sequence[Tensor | None], layer: int) -> Tensor:
+    """The attention weights of `layer`, which must have been asked for."""
     found = weights[layer]
     assert found is not None, "the decoder was run without need_weights"
     return found

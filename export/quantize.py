@@ -7,8 +7,8 @@
   row the same bits in a batch of any size; from 128 on it does not, and one bit is enough to round an activation of
   the next layer the other way.
 
-Which is used where is `PLAN`. In encoders the second map of each feed-forward block is done blockwise: what comes out of
-a GELU has outliers, and one scale for all of it doubles the error of the whole encoder.
+Which is used where is `PLAN`. In encoders the second map of each feed-forward block is done blockwise: what comes out
+of a GELU has outliers, and one scale for all of it doubles the error of the whole encoder.
 
 Embeddings tied to a blockwise weight are looked up in that same weight, so it is stored once.
 """
@@ -114,7 +114,7 @@ def _weight_name(node: ir.Node) -> str:
 
 def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
     """The addition of a constant vector that alone follows `node`, and the vector."""
-    uses = node.outputs[0].uses()
+    uses = list(node.outputs[0].uses())
     if len(uses) != 1 or uses[0].node.op_type != "Add":
         return None, None
     add = uses[0].node

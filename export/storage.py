@@ -30,7 +30,7 @@ def store(models: dict[str, ir.Model], folder: Path, weights: str = "weights.bin
                 offset,
                 length,
                 value.const_value.dtype,
-                shape=ir.Shape(value.const_value.shape),
+                shape=ir.Shape(value.const_value.numpy().shape),
                 name=value.name or "",
                 base_dir=folder,
             )

@@ -1,6 +1,7 @@
 """A graph's module to an ONNX model: torch's exporter, with our one operator mapped to the standard one."""
 
 import ast
+from collections.abc import Callable
 from typing import Any
 
 import onnx_ir
@@ -19,7 +20,7 @@ def _scatter_slots(past: Any, new: Any, at: Any) -> Any:
     return _op.TensorScatter(past, new, at, axis=2, mode="linear")
 
 
-TRANSLATIONS = {torch.ops.heedful.scatter_slots.default: _scatter_slots}
+TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.heedful.scatter_slots.default: _scatter_slots}
 
 
 def trace(graph: Graph) -> onnx_ir.Model:
@@ -51,11 +52,11 @@ def _name_weights(model: onnx_ir.Model) -> None:
         weight = node.inputs[1] if node.op_type == "MatMul" else None
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "[]"))
         modules = [scope for scope in scopes if scope and "." in scope]
-        if weight is None or weight.name not in initializers or not modules or not weight.name.startswith("val_"):
+        if weight is None or weight.name is None or weight.name not in initializers or not modules:
             continue
         # the last scope is the operation, the one before it its module
         name = f"{modules[-1]}.weight"
-        if name not in initializers:
+        if weight.name.startswith("val_") and name not in initializers:
             initializers.pop(weight.name)
             weight.name = name
             model.graph.register_initializer(weight)

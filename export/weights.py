@@ -29,7 +29,7 @@ class NameTable:
     numbers: re.Pattern[str] = field(default=re.compile(r"(?<=\.)\d+(?=\.)"), repr=False)
 
     def sources(self, parameter: str, available: Mapping[str, Tensor]) -> list[str | None]:
-        """Names of the tensors that make `parameter`, None for a part the checkpoint lacks; empty when none is there."""
+        """Names of the tensors that make `parameter`, None for a part that is missing; empty when all are."""
         number = self.numbers.findall(parameter)
         key = self.numbers.sub("{}", parameter)
         if key in self.parameters:

@@ -12,7 +12,6 @@ from heedful.models.whisper import Whisper, WhisperConfig
 from heedful.runtime.errors import CheckpointError
 
 
-
 def _huggingface_attention(prefix: str, parts: str) -> list[str]:
     return [f"{prefix}.{part}_proj" for part in parts]
 
@@ -195,7 +194,9 @@ def suppressed(checkpoint: Checkpoint, tokens: dict[str, Any]) -> dict[str, list
     generation, config = checkpoint.generation, checkpoint.config
     never = generation.get("suppress_tokens") or config.get("suppress_ids") or []
     first = generation.get("begin_suppress_tokens") or config.get("suppress_ids_begin") or []
-    specials = [tokens[name] for name in ("start", "transcribe", "translate", "language_model", "previous", "no_speech")]
+    specials = [
+        tokens[name] for name in ("start", "transcribe", "translate", "language_model", "previous", "no_speech")
+    ]
     return {
         "suppress": sorted({*never, *specials} - {-1}),
         "suppress_first": sorted({*first, tokens["end"]}),

@@ -76,8 +76,8 @@ class DotProductScore(nn.Module):
     ) -> Attended:
         """query (b, h, q, d), key (b, g, k, d), value (b, g, k, e) -> output (b, h, q, e).
 
-        `mask` (b or 1, h or 1, q, k): bool, True where the key may be seen, or a float bias. Without `need_weights` this
-        is one fused operation that never stores the weights, and one `Attention` node in ONNX.
+        `mask` (b or 1, h or 1, q, k): bool, True where the key may be seen, or a float bias. Without `need_weights`
+        this is one fused operation that never stores the weights, and one `Attention` node in ONNX.
         """
         if not need_weights:
             grouped = query.shape[1] != key.shape[1]
@@ -109,6 +109,7 @@ class AdditiveScore(nn.Module):
 
 
 def build_score(name: ScoreName, heads: int, head_dim: int, scale: float | None) -> nn.Module:
+    """The score function called `name`; `scale` is for the dot product."""
     return AdditiveScore(heads, head_dim) if name == "additive" else DotProductScore(scale)
 
 
@@ -201,9 +202,7 @@ class CrossAttention(nn.Module):
         key, value = split_heads(self.key_value(memory), 2 * self.kv_heads).chunk(2, dim=1)
         return KeyValue(key, value)
 
-    def forward(
-        self, x: Tensor, memory: KeyValue, mask: Tensor | None = None, need_weights: bool = False
-    ) -> Attended:
+    def forward(self, x: Tensor, memory: KeyValue, mask: Tensor | None = None, need_weights: bool = False) -> Attended:
         """x (b, q, width) over `memory`, the result of `remember` -> output (b, q, width)."""
         query = split_heads(self.query(x), self.heads)
         attended = self.score(query, memory.key, memory.value, mask, need_weights)

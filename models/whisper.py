@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heedful.models.attention import visible
+from heedful.models.attention import CrossAttention, visible
 from heedful.models.cache import KeyValue
 from heedful.models.positions import Learned
 from heedful.models.spectrogram import LogMel
@@ -35,7 +35,7 @@ class WhisperConfig:
 
     @property
     def samples(self) -> int:
-        """Samples of a window of audio at 16 kHz: two hops of 160 a frame, after the stride of the second convolution."""
+        """Samples of a window of audio at 16 kHz: a frame is two hops of 160, after the stride of a convolution."""
         return self.audio_positions * 2 * 160
 
 
@@ -92,6 +92,11 @@ class WhisperDecoder(nn.Module):
             weights.append(crossed)
         return self.norm(x), caches, weights
 
+    def remember(self, memory: Tensor) -> list[KeyValue]:
+        """The encoder's output (b, k, width) -> keys and values (b, h, k, d) for the cross-attention of each layer."""
+        attentions = (layer.get_submodule("cross_attention") for layer in self.layers)
+        return [attention.remember(memory) for attention in attentions if isinstance(attention, CrossAttention)]
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., width) -> logits (..., vocabulary), float32."""
         return F.linear(hidden, self.tokens.weight).float()
@@ -111,7 +116,7 @@ class Whisper(nn.Module):
         """waveform (b, config.samples), float32 at 16 kHz -> keys and values (b, h, audio_positions, d) a layer."""
         mel = self.log_mel(waveform)
         hidden = self.encoder(mel.to(self.encoder.positions.dtype))
-        return [layer.cross_attention.remember(hidden) for layer in self.decoder.layers]
+        return self.decoder.remember(hidden)
 
     def forward(self, waveform: Tensor, tokens: Tensor) -> Tensor:
         """waveform (b, config.samples), tokens (b, n), int64 -> logits (b, n, vocabulary): training and reference."""

@@ -38,8 +38,8 @@ def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
     if not path.is_dir():
         known = ", ".join(entry.name for entry in listed("bundles")) or "none yet"
         raise BundleError(
-            f"no bundle {os.fspath(name_or_path)!r}: it is not a folder and not in {home() / 'bundles'} (there: {known}); "
-            "`heedful export CHECKPOINT BUNDLE` makes one"
+            f"no bundle {os.fspath(name_or_path)!r}: it is not a folder and not in {home() / 'bundles'} "
+            f"(there: {known}); `heedful export CHECKPOINT BUNDLE` makes one"
         )
     manifest = read_manifest(path)
     for name, expected in manifest["files"].items():
@@ -51,7 +51,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest in the folder `path`, its files not yet verified."""
     file = path / MANIFEST
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}") from None
     except ValueError as error:
@@ -77,7 +77,9 @@ def _verify(folder: Path, name: str, expected: Any) -> None:
     if not isinstance(expected, dict) or not {"sha256", "bytes"} <= expected.keys():
         raise BundleError(f"{folder / MANIFEST} does not state the size and SHA-256 of {name}: export the bundle again")
     if path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
-        raise BundleError(f"{path} is not the file that the bundle was made with: copy the bundle again, or export it again")
+        raise BundleError(
+            f"{path} is not the file that the bundle was made with: copy the bundle again, or export it again"
+        )
 
 
 def sha256(path: Path) -> str:

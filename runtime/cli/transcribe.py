@@ -5,7 +5,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
@@ -16,14 +15,14 @@ from tqdm import tqdm
 from heedful.runtime.errors import HeedfulError, InputError
 from heedful.runtime.home import locate
 from heedful.runtime.load import load
-from heedful.runtime.speech.formats import FORMATS, writer
+from heedful.runtime.speech.formats import writer
 from heedful.runtime.speech.results import Segment
 from heedful.runtime.speech.transcriber import Transcriber, Transcription, collect
 
 DEFAULT_BUNDLE = "whisper-tiny.en-int8"
 _STDIN = "-"
 
-Format = StrEnum("Format", {name: name for name in FORMATS})
+Format = Literal["txt", "srt", "vtt", "tsv", "json"]
 Task = Literal["transcribe", "translate"]
 DeviceName = Literal["auto", "cpu", "cuda"]
 
@@ -34,13 +33,17 @@ def register(app: typer.Typer) -> None:
 
 
 def transcribe(
-    audio: Annotated[list[str], typer.Argument(help="Audio or video files, names of samples, or - for standard input.")],
+    audio: Annotated[
+        list[str], typer.Argument(help="Audio or video files, names of samples, or - for standard input.")
+    ],
     model: Annotated[str, typer.Option("--model", "-m", help="A bundle's folder or name.")] = DEFAULT_BUNDLE,
-    language: Annotated[str | None, typer.Option("--language", "-l", help="As en, pt, zh; detected if left out.")] = None,
+    language: Annotated[
+        str | None, typer.Option("--language", "-l", help="As en, pt, zh; detected if left out.")
+    ] = None,
     task: Annotated[Task, typer.Option(help="translate gives English.")] = "transcribe",
     beams: Annotated[int, typer.Option(help="Width of the beam search; 1 is greedy.")] = 5,
     words: Annotated[bool, typer.Option("--words", help="Time every word (in JSON).")] = False,
-    format: Annotated[Format, typer.Option("--format", "-f")] = Format("txt"),
+    format: Annotated[Format, typer.Option("--format", "-f")] = "txt",
     output_dir: Annotated[Path | None, typer.Option("--output-dir", "-o", help="Write NAME.FORMAT there.")] = None,
     device: Annotated[DeviceName, typer.Option(help="auto takes CUDA where it works.")] = "auto",
     batch: Annotated[int, typer.Option(help="Windows decoded side by side, cut at silences.")] = 1,

@@ -142,7 +142,7 @@ class Decoder:
         self.bound = rows
 
     def bind_memory(self, binding: ort.IOBinding, row: int, *, output: bool) -> None:
-        """Bind the memory of `row` as the outputs of an encoder, or as the inputs of another graph: nothing is copied."""
+        """Bind the memory of `row` as an encoder's outputs, or as another graph's inputs: nothing is copied."""
         bind = binding.bind_output if output else binding.bind_input
         for name, memory in self.memory.items():
             shape = (1, *memory.shape[1:])

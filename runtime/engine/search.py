@@ -44,7 +44,7 @@ class Search(Protocol):
     """A way to choose tokens for one input."""
 
     def advance(self, logits: Logits) -> Step | None:
-        """Choose after logits (live hypotheses, vocabulary), float32, changed in place; None when the search is over."""
+        """Choose after logits (live hypotheses, vocabulary), float32, changed in place; None: the search is over."""
 
     def results(self) -> list[Hypothesis]:
         """The hypotheses found, best first."""
@@ -214,7 +214,8 @@ class Beam:
             return False
         if self.patience is not None:
             return True
-        return self.live[0].score / length**self.length_penalty <= self.finished[self.width - 1].score
+        best: float = self.live[0].score / length**self.length_penalty
+        return best <= self.finished[self.width - 1].score
 
     def results(self) -> list[Hypothesis]:
         return sorted(self.finished, key=lambda one: -one.score)

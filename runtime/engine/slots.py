@@ -19,7 +19,7 @@ class Slots:
         self.visible: NDArray[np.bool_] = np.zeros((1, 0), dtype=np.bool_)
 
     def prefill(self, tokens: int) -> NDArray[np.bool_]:
-        """Take `tokens` slots for a prompt. Returns its mask (tokens, used), causal; one hypothesis now sees them all."""
+        """Take `tokens` slots for a prompt, which one hypothesis now sees. Returns its causal mask (tokens, used)."""
         if self.used:
             raise ValueError("a prompt comes first: these slots are already in use")
         self.used = tokens

@@ -37,7 +37,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """A whole recording: `duration` in seconds; `language` as an ISO 639 code, `language_probability` 1.0 when given."""
+    """A whole recording: `duration` in seconds; `language` an ISO 639 code, `language_probability` 1.0 if given."""
 
     text: str
     task: str

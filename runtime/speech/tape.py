@@ -21,7 +21,7 @@ class Tape:
         return self.begin + len(self.held)
 
     def read(self, start: int, count: int) -> NDArray[np.float32]:
-        """Samples start ... start + count - 1, fewer at the end of the stream; what lies before `start` is forgotten."""
+        """Samples start ... start + count - 1, fewer at the end of the stream; those before are forgotten."""
         waiting = [self.held]
         heard = self.heard
         while heard < start + count and not self.ended:

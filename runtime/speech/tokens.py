@@ -50,7 +50,9 @@ class SpeechTokens:
                     f"unknown language {language!r}: this model knows {', '.join(sorted(self.special.languages))}"
                 )
         elif language not in {None, "en"} or task == "translate":
-            raise InputError("this model knows English only: choose a multilingual one to translate from other languages")
+            raise InputError(
+                "this model knows English only: choose a multilingual one to translate from other languages"
+            )
 
     def header(self, language: str, options: TranscribeOptions) -> list[int]:
         """The tokens that say what is to be done, from the start token on."""

@@ -12,15 +12,16 @@ from numpy.typing import NDArray
 from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.device import Device
-from heedful.runtime.speech.audio import Source, describe, read_audio
+from heedful.runtime.speech.audio import Source, read_audio
 from heedful.runtime.speech.model import SpeechModel
 from heedful.runtime.speech.options import TranscribeOptions
-from heedful.runtime.speech.results import Segment, Transcript, Word
+from heedful.runtime.speech.results import Segment, Transcript
+from heedful.runtime.speech.segments import build_segment, deal_words
 from heedful.runtime.speech.tape import Tape
 from heedful.runtime.speech.timestamps import Span, split_segments
 from heedful.runtime.speech.vad import speech_windows
 from heedful.runtime.speech.windows import Decoded, Window, WindowDecoder
-from heedful.runtime.speech.words import TimedWord, after_pause, time_words, typical
+from heedful.runtime.speech.words import TimedWord, time_words
 
 log = logging.getLogger("heedful")
 
@@ -113,7 +114,8 @@ class Transcription:
             yield _Stretch(Tape(self._chunks), 0, list(self._opening))
             return
         for window in speech_windows(self._chunks, vad, self.model.samples / self.model.rate):
-            yield _Stretch(Tape(iter([window.samples])), window.start, list(self._opening))
+            begin = window.start / self.model.rate
+            yield _Stretch(Tape(iter([window.samples])), window.start, list(self._opening), speech_end=begin)
 
     def _advance(self, decoder: Decoder, stretches: list[_Stretch]) -> None:
         """One window of each stretch."""
@@ -159,7 +161,7 @@ class Transcription:
         words = self._words(decoder, stretch, window, [span for span, _ in kept], duration)
         offset = window.start / self.model.rate
         for (span, text), timed in zip(kept, words, strict=True):
-            stretch.ready.append(_segment(span, text, timed, offset, duration, decoded))
+            stretch.ready.append(build_segment(span, text, timed, offset, duration, decoded))
         advance = round(following * self.model.rate)
         stretch.seek += advance if 0 < advance < samples else samples
         stretch.previous += decoded.hypothesis.tokens
@@ -182,75 +184,10 @@ class Transcription:
         weights, probabilities = self.model.align(decoder, window.row, header, flat)
         frames = max(1, min(self.model.shape.frames, round(duration / self.model.frame)))
         timed = time_words(tokens.words(flat, self.language), weights, probabilities, frames, self.model.frame)
-        return _by_span(timed, spans, [len(text) for text in texts], stretch, window.start / self.model.rate)
-
-
-def _by_span(
-    words: list[TimedWord], spans: Sequence[Span], counts: Sequence[int], stretch: _Stretch, offset: float
-) -> list[list[TimedWord] | None]:
-    """`words` dealt out to the spans that their tokens lie in; `stretch.speech_end` moves on."""
-    longest = 2 * typical(words)
-    dealt: list[list[TimedWord] | None] = []
-    waiting = deque(words)
-    for span, count in zip(spans, counts, strict=True):
-        mine: list[TimedWord] = []
-        taken = 0
-        while waiting and taken < count:
-            mine.append(waiting.popleft())
-            taken += mine[-1].tokens
-        if mine:
-            mine = after_pause(mine, mine[0].end + offset - stretch.speech_end, longest)
-            mine = _fitted(mine, span, longest / 2)
-            stretch.speech_end = mine[-1].end + offset
-        dealt.append(mine)
-    return dealt
-
-
-def _fitted(words: list[TimedWord], span: Span, usual: float) -> list[TimedWord]:
-    """`words` with a first and a last that reach far out of `span` cut back to it: half a second is the model's slack."""
-    words = list(words)
-    first, last = words[0], words[-1]
-    if first.start < span.start - 0.5 and span.start < first.end:
-        words[0] = replace(first, start=max(0.0, min(first.end - usual, span.start)))
-    if last.end > span.end + 0.5 and span.end > last.start:
-        words[-1] = replace(words[-1], end=max(words[-1].start + usual, span.end))
-    return words
-
-
-def _segment(
-    span: Span, text: str, words: list[TimedWord] | None, offset: float, duration: float, decoded: Decoded
-) -> Segment:
-    """The segment of `span`; with words, it begins with the first and ends with the last of them."""
-    timed: tuple[Word, ...] | None = None
-    start, end = span.start, min(span.end, duration)
-    if words is not None:
-        timed = _in_recording(words, offset, duration)
-        if timed:
-            start, end = timed[0].start - offset, timed[-1].end - offset
-    return Segment(
-        id=0,
-        seek=round(offset, 3),
-        start=round(offset + min(start, end), 3),
-        end=round(offset + end, 3),
-        text=text,
-        tokens=span.tokens,
-        temperature=decoded.temperature,
-        avg_logprob=decoded.avg_logprob,
-        compression_ratio=decoded.compression_ratio,
-        no_speech_prob=decoded.no_speech_prob,
-        words=timed,
-    )
-
-
-def _in_recording(words: Sequence[TimedWord], offset: float, duration: float) -> tuple[Word, ...]:
-    """Words in seconds of the recording, in order and without overlap."""
-    placed: list[Word] = []
-    before = 0.0
-    for word in words:
-        start = min(max(word.start, before), duration)
-        before = min(max(word.end, start), duration)
-        placed.append(Word(round(offset + start, 3), round(offset + before, 3), word.text, word.probability))
-    return tuple(placed)
+        offset = window.start / self.model.rate
+        dealt = deal_words(timed, spans, [len(text) for text in texts], stretch.speech_end - offset)
+        stretch.speech_end = max((words[-1].end + offset for words in dealt if words), default=stretch.speech_end)
+        return [*dealt]
 
 
 class Transcriber:
@@ -277,9 +214,7 @@ class Transcriber:
         return collect(self.stream(audio, sample_rate=sample_rate, **options))
 
 
-def collect(
-    transcription: Transcription, each: Callable[[Segment], None] = lambda segment: None
-) -> Transcript:
+def collect(transcription: Transcription, each: Callable[[Segment], None] = lambda segment: None) -> Transcript:
     """Run a transcription to its end, calling `each` with every segment as it comes."""
     segments = []
     for segment in transcription:

@@ -95,9 +95,7 @@ class WindowDecoder:
         if temperature == 0:
             if options.beams == 1:
                 return Sample(limits)
-            return Beam(
-                limits, width=options.beams, length_penalty=options.length_penalty, patience=options.patience
-            )
+            return Beam(limits, width=options.beams, length_penalty=options.length_penalty, patience=options.patience)
         # a seed of the window's own: its samples must not depend on the windows beside it
         rng = np.random.default_rng([options.seed, window.start, round(temperature * 1000)])
         return Sample(limits, temperature=temperature, count=options.best_of, rng=rng)

@@ -6,14 +6,15 @@ Source: the reference implementation of Radford et al. 2022, arXiv 2212.04356; d
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 _MEDIAN_WIDTH = 7
-_SENTENCE_ENDS = set(".。!！?？")
+_SENTENCE_ENDS = set(".。!！?？")  # noqa: RUF001
 _OPENING = set("\"'“¿([{-")
-_CLOSING = set("\"'.。,，!！?？:：”)]}、")
+_CLOSING = set("\"'.。,，!！?？:：”)]}、")  # noqa: RUF001
 _LONGEST_MEDIAN = 0.7
 
 
@@ -95,7 +96,7 @@ def time_words(
     bounds = np.cumsum([0, *(len(tokens) for _, tokens in words)])
     timed = [
         TimedWord(text, len(tokens), float(starts[a]), float(starts[b]), float(probabilities[a:b].mean()))
-        for (text, tokens), a, b in zip(words, bounds, bounds[1:], strict=False)
+        for (text, tokens), a, b in zip(words, bounds[:-1], bounds[1:], strict=True)
     ]
     return _with_punctuation(_shortened(timed))
 
@@ -110,7 +111,7 @@ def _shortened(words: list[TimedWord]) -> list[TimedWord]:
     """A pause beside the end of a sentence is given to no word: there, none is longer than twice the typical one."""
     longest = 2 * typical(words)
     shortened = words[:1]
-    for before, word in zip(words, words[1:], strict=False):
+    for before, word in pairwise(words):
         if word.end - word.start > longest > 0:
             if word.text.strip() in _SENTENCE_ENDS:
                 word = replace(word, end=word.start + longest)

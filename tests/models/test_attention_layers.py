@@ -8,7 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from heedful.models.attention import CrossAttention, ScoreName, SelfAttention, visible
-from heedful.models.cache import KeyValue
+from heedful.models.cache import KeyValue, scatter_slots, write
 from heedful.models.positions import Rotary
 
 
@@ -70,6 +70,25 @@ def test_every_step_with_a_cache_is_a_prefix_without(name: ScoreName, kv_heads: 
             assert_close(attended.weights[i, :, 0, : last + 1], expected.weights[0, :, -1], rtol=1e-4, atol=1e-5)
             for ours, theirs in zip(cache, present, strict=True):
                 assert_close(ours[i, :, : last + 1], theirs[0], rtol=1e-4, atol=1e-5)
+
+
+@given(seed=st.integers(0, 2**32 - 1), slots=st.integers(1, 6), data=st.data())
+def test_writing_replaces_the_slots_written_and_no_others(seed: int, slots: int, data: st.DataObject) -> None:
+    torch.manual_seed(seed)
+    count = data.draw(st.integers(1, slots))
+    at = data.draw(st.lists(st.integers(0, slots - count), min_size=1, max_size=3))
+    past = KeyValue(*torch.randn(2, len(at), 2, slots, 3))
+    new = KeyValue(*torch.randn(2, len(at), 2, count, 3))
+    before = [kept.clone() for kept in past]
+    for found, old, kept, fresh in zip(write(past, new, torch.tensor(at)), before, past, new, strict=True):
+        assert torch.equal(kept, old)
+        for i, first in enumerate(at):
+            old[i, :, first : first + count] = fresh[i]
+        assert torch.equal(found, old)
+
+
+def test_writing_is_an_operator_that_can_be_traced() -> None:
+    torch.library.opcheck(scatter_slots, (torch.zeros(2, 1, 4, 3), torch.ones(2, 1, 2, 3), torch.tensor([1, 0])))
 
 
 def rotary_output(positions: torch.Tensor, seed: int = 0) -> torch.Tensor:

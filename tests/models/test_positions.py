@@ -10,14 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
-from heedful.models.filterbank import mel_filterbank
 from heedful.models.positions import Learned, RelativeBias, Rotary, Sinusoidal, sinusoids
-
-
-@pytest.fixture(scope="module", autouse=True)
-def transformers_loads() -> None:
-    """transformers imports torchaudio, which loads beside a CPU build of torch only after this."""
-    mel_filterbank(201, 80, 16_000)
 
 
 @pytest.mark.parametrize(("length", "width", "slowest"), [(1500, 384, 10_000.0), (50, 6, 100.0), (9, 2, 10_000.0)])

@@ -36,7 +36,7 @@ SIGNALS = {
 
 
 def by_transformers(samples: Samples, mels: int) -> NDArray[np.float32]:
-    """(mels, frames); LogMel is built before, so that torchaudio, which transformers imports, loads."""
+    """(mels, frames)."""
     extractor: Any = transformers.WhisperFeatureExtractor
     features = extractor(feature_size=mels)(samples, sampling_rate=SAMPLE_RATE, return_tensors="np")["input_features"]
     return np.asarray(features[0], np.float32)

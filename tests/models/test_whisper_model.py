@@ -1,6 +1,5 @@
 """Whisper, beside transformers' Whisper with the same random weights, from the encoder to whole searches."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from heedful.export.eager import EagerDecoder
 from heedful.export.weights import load_weights
 from heedful.export.whisper import NAMES, read_config
 from heedful.models.attention import visible
-from heedful.models.filterbank import mel_filterbank
 from heedful.models.whisper import Whisper
 from heedful.runtime.engine.decoder import Feed
 from heedful.runtime.engine.generate import Job, generate
@@ -78,21 +76,6 @@ CASES = {
 
 def checkpoint(config: dict[str, Any]) -> Checkpoint:
     return Checkpoint(Path(), "made up", "huggingface", config, {}, {}, {}, Path(), None)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """These models are too small to share among threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def transformers_loads() -> None:
-    """transformers imports torchaudio, which loads beside a CPU build of torch only after this."""
-    mel_filterbank(201, 80, 16_000)
 
 
 @pytest.fixture(scope="module", params=CASES)

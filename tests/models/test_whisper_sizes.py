@@ -9,7 +9,6 @@ import transformers
 
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.whisper import read_config
-from heedful.models.filterbank import mel_filterbank
 from heedful.models.whisper import WhisperConfig, WhisperDecoder, WhisperEncoder
 
 hf: Any = transformers
@@ -38,8 +37,6 @@ PUBLISHED = {
 @pytest.mark.parametrize("sizes", PUBLISHED.values(), ids=PUBLISHED)
 def test_published_sizes(sizes: dict[str, int]) -> None:
     """As many weights as in transformers, and a bias for the keys of each attention, which Whisper does without."""
-    # transformers imports torchaudio, which loads beside a CPU build of torch only after this
-    mel_filterbank(201, 80, 16_000)
     theirs = hf.WhisperConfig(**sizes)
     config = read_config(Checkpoint(Path(), "made up", "huggingface", theirs.to_dict(), {}, {}, {}, Path(), None))
     width, heads, layers = sizes["d_model"], sizes["encoder_attention_heads"], sizes["encoder_layers"]
