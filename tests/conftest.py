@@ -116,3 +116,70 @@ def torchless_python(heedful_home: Path, wheel: Path, request: pytest.FixtureReq
     installed = pip(python, "install", "--no-index", "--no-deps", "--force-reinstall", wheel)
     assert installed.returncode == 0, installed.stderr
     return python
+
+
+def export_key() -> str:
+    """What an export depends on: the code of the exporter and of the models, and the libraries under them."""
+    digest = hashlib.sha256(" ".join(map(version, ("torch", "onnxscript", "transformers"))).encode())
+    sources = (path for package in ("export", "models") for path in (ROOT / package).rglob("*"))
+    for path in sorted(path for path in sources if path.is_file() and "__pycache__" not in path.parts):
+        digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def exported(name: str, key: str, precision: str, checkpoint: Callable[[], Path]) -> Path:
+    """The bundle of `checkpoint` in the tests' cache; exported, and those of older keys removed, when it is not there.
+
+    In a process of its own: tracing warns of its own deprecations and holds on to its memory.
+    """
+    folder = home() / "bundles"
+    bundle = folder / f"{name}-{precision}-{key}"
+    if not bundle.is_dir():
+        for older in folder.glob(f"{name}-{precision}-*"):
+            shutil.rmtree(older)
+        export = "import sys; from heedful.export.bundle import export; export(*sys.argv[1:])"
+        command = [sys.executable, "-c", export, checkpoint(), bundle, precision]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert bundle.is_dir(), done.stderr
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def tiny_en_bundle(heedful_home: Path, request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """Gives the bundle of Whisper tiny.en in a precision; skips without a network to fetch the checkpoint."""
+    return lambda precision: exported(
+        "whisper-tiny.en", export_key(), precision, lambda: request.getfixturevalue("tiny_en_checkpoint")
+    )
+
+
+@pytest.fixture(scope="session")
+def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A multilingual Whisper of random weights with windows of a second, in Hugging Face's layout.
+
+    Its tokens are the 256 bytes, Whisper's special tokens and 51 timestamps. It writes printable ASCII only.
+    """
+    mel_filterbank(201, 80, 16_000)  # transformers imports torchaudio, which loads without CUDA only after this
+    import torch
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "seeded"
+    folder.mkdir()
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(letters)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.add_special_tokens(SPECIAL_TOKENS)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    unwritten = [i for i in range(len(letters)) if not (32 <= ord(tokenizer.decode([i])) < 127)]
+    config = WhisperConfig(
+        vocab_size=tokenizer.get_vocab_size() + 51,
+        d_model=64,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=128,
+        decoder_ffn_dim=128,
+        max_source_positions=50,
+        max_target_positions=64,
+    )
+    return folder

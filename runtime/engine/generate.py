@@ -54,10 +54,17 @@ class Job:
 
 
 def generate(decoder: Stepper, jobs: Iterable[Job]) -> None:
-    """Run `jobs`, each in a row of its own, until every search is over."""
+    """Run `jobs`, each in a row of its own, until every search is over.
+
+    Prompts of different lengths are read in separate steps: padding one to the length of another changes the order of
+    additions in its attention, and with it the last bits of its result.
+    """
     running = {job.row: job for job in jobs}
-    feeds = {row: job.start() for row, job in running.items()}
-    while feeds:
-        logits = decoder.step(feeds)
-        advanced = ((row, running[row].advance(scores)) for row, scores in logits.items())
-        feeds = {row: feed for row, feed in advanced if feed is not None}
+    prompts: dict[int, dict[int, Feed]] = {}
+    for row, job in running.items():
+        prompts.setdefault(len(job.prompt), {})[row] = job.start()
+    logits = {row: scores for feeds in prompts.values() for row, scores in decoder.step(feeds).items()}
+    while logits:
+        advanced = {row: running[row].advance(scores) for row, scores in logits.items()}
+        feeds = {row: feed for row, feed in advanced.items() if feed is not None}
+        logits = decoder.step(feeds) if feeds else {}

@@ -8,7 +8,7 @@ import torch
 from heedful.models.filterbank import mel_filterbank
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """These models are too small to share among threads, which would wait for each other on a busy machine."""
     threads = torch.get_num_threads()
@@ -17,7 +17,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def transformers_loads() -> None:
     """transformers imports torchaudio, which loads beside a CPU build of torch only after this."""
     mel_filterbank(201, 80, 16_000)
