@@ -11,18 +11,28 @@ import subprocess
 import sys
 import tomllib
 import venv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from heedful.export.fetch import fetch
+from heedful.models.filterbank import mel_filterbank
 from heedful.runtime.errors import FetchError
 from heedful.runtime.home import home
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("models", "export", "runtime")
+SPECIAL_TOKENS = [
+    f"<|{name}|>"
+    for name in (
+        *("endoftext", "startoftranscript", "en", "pt", "translate", "transcribe"),
+        *("startoflm", "startofprev", "nospeech", "notimestamps"),
+    )
+]
 SOURCES = ("pyproject.toml", "README.md", "LICENSE", *PACKAGES)
 
 # A shared machine makes deadlines flaky; a continuous build must fail or pass twice alike.
@@ -182,4 +192,21 @@ def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_source_positions=50,
         max_target_positions=64,
     )
+    torch.manual_seed(0)
+    model = WhisperForConditionalGeneration(config)
+    end = tokenizer.token_to_id("<|endoftext|>")
+    model.generation_config.suppress_tokens = [i for i in unwritten if i != end]
+    model.generation_config.begin_suppress_tokens = [end]
+    model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def seeded_bundle(seeded_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fp32 bundle of `seeded_checkpoint`; needs no network."""
+    bundle = tmp_path_factory.mktemp("bundles") / "seeded"
+    export = "import sys; from heedful.export.bundle import export; export(*sys.argv[1:])"
+    command = [sys.executable, "-c", export, seeded_checkpoint, bundle, "fp32"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert bundle.is_dir(), done.stderr
+    return bundle

@@ -1,70 +1,80 @@
 """Exporting a small checkpoint that transformers saved: what lies in the bundle, and that a failure leaves nothing."""
 
-import hashlib
-import json
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnx
-import onnx_ir as ir
 import pytest
-import torch
-import transformers
-from numpy.typing import NDArray
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from heedful.export import bundle as exporting
 from heedful.export import certificate
 from heedful.export.bundle import Precision, export
-from heedful.export.certificate import TOLERANCES, Tolerance, fixture_windows
-from heedful.export.checkpoint import open_checkpoint
-from heedful.export.graphs import Graph
-from heedful.export.trace import trace
-from heedful.export.whisper import load
-from heedful.models.filterbank import mel_filterbank
-from heedful.models.spectrogram import LogMel
+from heedful.export.certificate import Tolerance
 from heedful.runtime.bundle import open_bundle
-from heedful.runtime.engine.device import choose_device
 from heedful.runtime.errors import CheckpointError, ExportError
-from heedful.runtime.home import listed
-from heedful.runtime.speech.model import SpeechModel
 
-hf: Any = transformers
-
-LANGUAGES = ("en", "de")
-STEERING = ("translate", "transcribe", "startoflm", "startofprev", "nospeech", "notimestamps")
-END = 256
-VOCABULARY = END + 2 + len(LANGUAGES) + len(STEERING) + 51  # a timestamp for every 20 ms of a second
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "d_model": 64, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "num_mel_bins": 80,
-    "max_source_positions": 50, "max_target_positions": 64, "pad_token_id": END, "bos_token_id": END,
-    "eos_token_id": END, "decoder_start_token_id": END + 1,
-}  # fmt: skip
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 
 
-def tokenizer() -> Tokenizer:
-    """One token a byte, then the special ones; without a decoder, as some published files are."""
-    bytes_ = sorted(pre_tokenizers.ByteLevel.alphabet())
-    made = Tokenizer(models.BPE({byte: i for i, byte in enumerate(bytes_)}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    special = ("endoftext", "startoftranscript", *LANGUAGES, *STEERING)
-    made.add_special_tokens([f"<|{name}|>" for name in special])
-    return made
+def test_a_bundle_states_what_it_is(seeded_bundle: Path) -> None:
+    manifest = open_bundle(seeded_bundle).manifest
+    assert (manifest["task"], manifest["family"], manifest["precision"]) == ("transcribe", "whisper", "fp32")
+    exact = manifest["certificate"]["exact"]
+    assert exact["passed"]
+    assert exact["compared_with"] == "PyTorch"
+    assert all(len(exact[name]) >= 3 for name in ("batch_sizes", "prompt_lengths", "beam_widths"))
+    assert all(0 <= figures["rms"] < 1e-4 for figures in manifest["certificate"]["differences"].values())
 
 
-@pytest.fixture(scope="module")
-def theirs() -> Any:
-    mel_filterbank(201, 80, 16_000)  # transformers imports torchaudio, which loads everywhere only after this
-    torch.manual_seed(0)
-    theirs = hf.WhisperForConditionalGeneration(hf.WhisperConfig(**SIZES)).eval()
-    with torch.no_grad():
-        for name, parameter in theirs.named_parameters():
-            parameter.normal_(0, 0.15)
-    stated = {"alignment_heads": [[1, 2], [0, 0]], "suppress_tokens": [7, 5], "is_multilingual": True}
-    for name, value in stated.items():
-        setattr(theirs.generation_config, name, value)
-    return theirs
+def test_weights_are_stored_once(seeded_bundle: Path) -> None:
+    manifest = open_bundle(seeded_bundle).manifest
+    weights = manifest["files"]["weights.bin"]["bytes"]
+    front_end = 4 * (400 * 402 + 201 * 80)
+    # tensors begin at pages of 4096 bytes: a small model has much padding, of at most a page a tensor
+    assert weights <= 4 * manifest["parameters"] + front_end + 4096 * 120
+
+
+def test_the_saved_graphs_name_no_path(seeded_bundle: Path) -> None:
+    for graph in seeded_bundle.glob("*.onnx"):
+        content = graph.read_bytes()
+        assert b".py" not in content
+        assert str(Path.cwd()).encode() not in content
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_other_precisions_are_smaller(
+    precision: Precision, seeded_checkpoint: Path, seeded_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # random weights lose more in 8 bits than trained ones
+    monkeypatch.setitem(certificate.TOLERANCES, precision, Tolerance(rms=1.0, agreement=0.0, same_tokens=False))
+    bundle = export(seeded_checkpoint, tmp_path / "small", precision)
+    assert open_bundle(bundle).manifest["precision"] == precision
+    assert (bundle / "weights.bin").stat().st_size < (seeded_bundle / "weights.bin").stat().st_size
+
+
+def test_a_failed_check_writes_nothing(
+    seeded_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(certificate.TOLERANCES, "fp32", Tolerance(rms=0.0, agreement=1.0, same_tokens=True))
+    with pytest.raises(ExportError, match="differ from the PyTorch model"):
+        export(seeded_checkpoint, tmp_path / "folder" / "bundle")
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
+def test_an_existing_bundle_stays(seeded_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    with pytest.raises(ExportError, match="there already"):
+        export(seeded_checkpoint, tmp_path / "bundle")
+
+
+def test_an_unknown_precision_is_named(seeded_checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="unknown precision 'int3'"):
+        export(seeded_checkpoint, tmp_path / "bundle", "int3")  # type: ignore[arg-type]
+
+
+def test_another_family_is_refused(seeded_checkpoint: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(seeded_checkpoint, other)
+    config = other / "config.json"
+    config.write_text(config.read_text().replace('"model_type": "whisper"', '"model_type": "bert"'))
+    with pytest.raises(CheckpointError, match="bert"):
+        export(other, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()

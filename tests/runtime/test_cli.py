@@ -1,0 +1,92 @@
+"""The command line as a person uses it."""
+
+import json
+import subprocess
+import sys
+import wave
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pysubs2
+import pytest
+import srt
+
+HEEDFUL = Path(sys.executable).with_name("heedful")
+
+
+def heedful(*arguments: object, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([HEEDFUL, *map(str, arguments)], capture_output=True, input=stdin)
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    path = tmp_path / "noise.wav"
+    samples = np.random.default_rng(0).normal(0, 3000, 16_000).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(samples.tobytes())
+    return path
+
+
+def test_inspect_and_home(seeded_bundle: Path, heedful_home: Path) -> None:
+    assert heedful("home").stdout.decode().strip() == str(heedful_home)
+    shown = heedful("inspect", seeded_bundle)
+    assert shown.returncode == 0
+    assert b"tokens identical to PyTorch" in shown.stdout
+    assert json.loads(heedful("inspect", seeded_bundle, "--json").stdout)["family"] == "whisper"
+
+
+def test_several_files_to_a_folder_and_a_bad_one_between(seeded_bundle: Path, recording: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp3"
+    bad.write_text("no audio")
+    out = tmp_path / "out"
+    options = ("--language", "en", "--temperature", 0, "--beams", 1, "--format", "json", "--output-dir", out)
+    second = recording.with_name("second.wav")
+    second.write_bytes(recording.read_bytes())
+    done = heedful("transcribe", recording, bad, second, "--model", seeded_bundle, *options)
+    assert done.returncode == 1
+    assert done.stderr.decode().count("\n") == 1
+    assert "bad.mp3" in done.stderr.decode()
+    assert sorted(path.name for path in out.iterdir()) == ["noise.json", "second.json"]
+    assert json.loads((out / "noise.json").read_text())["duration"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("transcribe",), 2, "AUDIO"),
+        (("transcribe", "{recording}", "--format", "docx"), 2, "docx"),
+        (("transcribe", "{recording}", "--model", "no-such-bundle"), 1, "no bundle 'no-such-bundle'"),
+        (("transcribe", "{recording}", "--model", "{bundle}", "--beams", "0"), 1, "beams"),
+        (("transcribe", "{recording}", "--model", "{bundle}", "--language", "tlh"), 1, "unknown language 'tlh'"),
+        (("transcribe", "missing.wav", "--model", "{bundle}"), 1, "missing.wav"),
+        (("transcribe", "a.wav", "b.wav", "--format", "srt", "--model", "{bundle}"), 1, "--output-dir"),
+        (("transcribe", "x/a.wav", "y/a.mp3", "--output-dir", "o", "--model", "{bundle}"), 1, "both be written"),
+        (("fetch", "whisper-enormous"), 1, "whisper-tiny.en"),
+        (("export", "no-such-checkpoint", "bundle"), 1, "no checkpoint 'no-such-checkpoint'"),
+        (("inspect", "no-such-bundle"), 1, "no-such-bundle"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    arguments: tuple[str, ...], status: int, message: str, recording: Path, seeded_bundle: Path
+) -> None:
+    done = heedful(*(argument.format(recording=recording, bundle=seeded_bundle) for argument in arguments))
+    assert done.returncode == status
+    assert done.stdout == b""
+    assert message in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
+@pytest.mark.network
+def test_real_subtitles_load_elsewhere(tiny_en_bundle: Callable[[str], Path], two_cities: Path) -> None:
+    options = ("--model", tiny_en_bundle("int8"), "--beams", 1, "--format", "srt")
+    done = heedful("transcribe", "-", *options, stdin=two_cities.read_bytes())
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    cues = list(srt.parse(text))
+    assert len(cues) == len(pysubs2.SSAFile.from_string(text)) > 3
+    assert "best of times" in cues[0].content
+    assert [cue.index for cue in cues] == list(range(1, len(cues) + 1))

@@ -1,0 +1,195 @@
+"""Transcription of real speech with real weights, and of anything else that is passed in."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from whisper_normalizer.english import EnglishTextNormalizer
+
+from heedful.runtime import DeviceError, InputError, Transcriber, Transcript, load
+from heedful.runtime.engine.device import choose_device
+from heedful.runtime.speech.audio import read_audio
+
+DICKENS = """It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of
+foolishness, it was the epoch of belief, it was the epoch of incredulity, it was the season of Light, it was the season
+of Darkness, it was the spring of hope, it was the winter of despair, we had everything before us, we had nothing before
+us, we were all going direct to Heaven, we were all going direct the other way. In short, the period was so far like the
+present period, that some of its noisiest authorities insisted on its being received, for good or for evil, in the
+superlative degree of comparison only."""
+
+normalize = EnglishTextNormalizer()
+
+
+@pytest.fixture(scope="module")
+def real(tiny_en_bundle: Callable[[str], Path]) -> Transcriber:
+    return load(tiny_en_bundle("int8"), "cpu")
+
+
+@pytest.fixture(scope="module")
+def seeded(seeded_bundle: Path) -> Transcriber:
+    return load(seeded_bundle, "cpu")
+
+
+@pytest.fixture(scope="module")
+def spoken(two_cities: Path) -> NDArray[np.float32]:
+    return np.concatenate(list(read_audio(two_cities)))
+
+
+def check_times(transcript: Transcript) -> None:
+    end = 0.0
+    for segment in transcript.segments:
+        assert end <= segment.start <= segment.end <= transcript.duration + 1e-3
+        end = segment.end
+        last = segment.start
+        for word in segment.words or ():
+            assert last <= word.start <= word.end <= segment.end
+            last = word.end
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("beams", [1, 5])
+def test_real_speech_is_transcribed(real: Transcriber, two_cities: Path, beams: int) -> None:
+    transcript = real(two_cities, beams=beams)
+    assert jiwer.wer(normalize(DICKENS), normalize(transcript.text)) <= 0.05
+    assert transcript.duration == pytest.approx(44.374, abs=0.01)
+    check_times(transcript)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("beams", [1, 3])
+def test_side_by_side_is_one_after_another(real: Transcriber, two_cities: Path, beams: int) -> None:
+    alone = real(two_cities, vad=True, beams=beams, words=True)
+    assert real(two_cities, batch=4, beams=beams, words=True) == alone
+    assert jiwer.wer(normalize(DICKENS), normalize(alone.text)) <= 0.05
+
+
+@pytest.mark.network
+def test_words_are_timed_without_changing_the_text(real: Transcriber, two_cities: Path) -> None:
+    plain, timed = (real(two_cities, beams=2, words=words) for words in (False, True))
+    assert timed.text == plain.text
+    check_times(timed)
+    assert all("".join(word.text for word in segment.words or ()) == segment.text for segment in timed.segments)
+    assert all(segment.words is None for segment in plain.segments)
+
+
+@pytest.mark.network
+def test_every_kind_of_input_gives_the_same(real: Transcriber, two_cities: Path) -> None:
+    expected = real(two_cities, beams=1).text
+    assert real(two_cities.read_bytes(), beams=1).text == expected
+    with two_cities.open("rb") as file:
+        assert real(file, beams=1).text == expected
+
+
+@pytest.mark.network
+def test_an_array_with_its_rate(real: Transcriber, spoken: NDArray[np.float32]) -> None:
+    text = real(spoken[: 16_000 * 10], sample_rate=16_000, beams=1).text
+    assert normalize(text).startswith("it was the best of times")
+
+
+@pytest.mark.network
+def test_segments_come_before_the_end_is_read(real: Transcriber, spoken: NDArray[np.float32]) -> None:
+    transcription = real.stream(np.tile(spoken, 3), sample_rate=16_000, beams=1)
+    next(iter(transcription))
+    assert transcription.duration < 40
+
+
+@pytest.mark.network
+def test_silence_has_no_text(real: Transcriber) -> None:
+    silence = np.zeros(16_000 * 3, np.float32)
+    assert real(silence, sample_rate=16_000, vad=True).segments == ()
+
+
+def noise(seconds: float, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, 0.1, round(16_000 * seconds)).astype(np.float32)
+
+
+def test_samples_depend_on_the_seed_alone(seeded: Transcriber) -> None:
+    options = {"temperatures": (0.8,), "language": "en", "best_of": 3}
+    first, again, other = (seeded(noise(3), sample_rate=16_000, seed=seed, **options) for seed in (1, 1, 2))
+    assert first == again
+    assert first.segments != other.segments
+
+
+def test_the_language_is_detected(seeded: Transcriber) -> None:
+    transcript = seeded(noise(1), sample_rate=16_000, temperatures=(0.0,))
+    assert transcript.language in {"en", "pt"}
+    assert 0.5 <= transcript.language_probability <= 1
+
+
+def test_windows_follow_one_another_to_the_end(seeded: Transcriber) -> None:
+    transcript = seeded(noise(5.5), sample_rate=16_000, temperatures=(0.0,), language="en", beams=1)
+    check_times(transcript)
+    assert transcript.duration == 5.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"language": "tlh"}, "unknown language 'tlh'.*en, pt"),
+        ({"beams": 0}, "beams"),
+        ({"beams": 2.5}, "beams"),
+        ({"task": "sing"}, "unknown task 'sing'"),
+        ({"temperatures": ()}, "temperatures"),
+        ({"temperatures": (float("nan"),)}, "temperatures"),
+        ({"batch": 4, "vad": False}, "vad"),
+        ({"beam_size": 5}, "unknown option 'beam_size'"),
+        ({"patience": 0}, "patience"),
+    ],
+)
+def test_an_option_that_cannot_be_is_named(seeded: Transcriber, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        seeded(noise(1), sample_rate=16_000, **options)
+
+
+def test_audio_that_cannot_be_is_named(seeded: Transcriber, tmp_path: Path) -> None:
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.mp3").write_text("not audio")
+    for source in (tmp_path / "missing.wav", tmp_path / "empty.wav", tmp_path / "text.mp3", tmp_path):
+        with pytest.raises(InputError, match=source.name):
+            seeded(source)
+    with pytest.raises(InputError):
+        seeded(np.full(16_000, np.nan, np.float32), sample_rate=16_000)
+
+
+def test_cuda_is_had_or_refused(seeded_bundle: Path) -> None:
+    try:
+        choose_device("cuda")
+    except DeviceError as error:
+        assert "device 'cuda' was asked for" in str(error)
+        with pytest.raises(DeviceError):
+            load(seeded_bundle, "cuda")
+        assert load(seeded_bundle, "auto").device == "cpu"
+    else:
+        assert load(seeded_bundle, "auto").device == "cuda"
+
+
+@pytest.mark.cuda
+def test_cuda_transcribes(seeded_bundle: Path, seeded: Transcriber) -> None:
+    try:
+        choose_device("cuda")
+    except DeviceError as error:
+        pytest.skip(str(error))
+    options = {"temperatures": (0.0,), "language": "en"}
+    found = load(seeded_bundle, "cuda")(noise(3), sample_rate=16_000, **options)
+    assert found.text == seeded(noise(3), sample_rate=16_000, **options).text
+
+
+def test_an_hour_of_silence_in_constant_memory(seeded: Transcriber, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tracemalloc
+
+    def silence(source: object, rate: object) -> Iterator[NDArray[np.float32]]:
+        return (np.zeros(16_000, np.float32) for _ in range(3600))
+
+    monkeypatch.setattr("heedful.runtime.speech.transcriber.read_audio", silence)
+    tracemalloc.start()
+    try:
+        transcript = seeded("an hour", vad=True, language="en")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert transcript.duration == 3600
+    assert transcript.segments == ()
+    assert peak < 50e6  # the samples alone are 230 MB
