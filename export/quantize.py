@@ -40,7 +40,7 @@ def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
     for node, weight in _products(model, pattern):
         scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / 127
         quantized = np.rint(weight / scale).astype(np.int8)
-        add, bias = _bias(node)
+        add, bias = _bias(node) if node.op_type == "MatMul" else (None, None)
         inputs = [
             node.inputs[0],
             _constant(model, f"{_weight_name(node)}.int8", quantized),
@@ -100,10 +100,18 @@ def _products(model: ir.Model, pattern: str) -> list[tuple[ir.Node, NDArray[np.f
             continue
         if _KEPT in (weight.name or "") or not re.search(pattern, weight.name or ""):
             continue
+        if len(weight.const_value.shape) != 2 or (node.op_type == "Gemm" and not _is_plain(node)):
+            continue
         matrix = weight.const_value.numpy().astype(np.float32)
-        transposed = node.op_type == "Gemm" and node.attributes["transB"].as_int() == 1
-        found.append((node, matrix.T if transposed else matrix))
+        found.append((node, matrix.T if node.op_type == "Gemm" else matrix))
     return found
+
+
+def _is_plain(gemm: ir.Node) -> bool:
+    """Whether `gemm` is x W^T and nothing more: what PyTorch's linear map without a bias becomes."""
+    stated = {name: attribute.value for name, attribute in gemm.attributes.items()}
+    plain = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0} | stated
+    return plain == {"alpha": 1.0, "beta": plain["beta"], "transA": 0, "transB": 1} and len(gemm.inputs) == 2
 
 
 def _weight_name(node: ir.Node) -> str:
@@ -119,9 +127,17 @@ def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
         return None, None
     add = uses[0].node
     other = add.inputs[1 - uses[0].idx]
-    if other is None or other.const_value is None or len(other.const_value.shape) != 1:
+    if other is None or other.const_value is None or _columns(node) != tuple(other.const_value.shape):
         return None, None
     return add, other
+
+
+def _columns(node: ir.Node) -> tuple[int, ...]:
+    """The shape of a bias for `node`: one number for each column of its weight."""
+    weight = node.inputs[1]
+    assert weight is not None
+    assert weight.const_value is not None
+    return (int(weight.const_value.numpy().shape[1]),)
 
 
 def _constant(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value:

@@ -1,6 +1,7 @@
 """A graph's module to an ONNX model: torch's exporter, with our one operator mapped to the standard one."""
 
 import ast
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,9 @@ TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.heedful.
 def trace(graph: Graph) -> onnx_ir.Model:
     """The ONNX model of `graph` at opset 24, weights in memory, axes named as in `graph.axes`."""
     module: nn.Module = graph.module.eval()
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # axes that are tied to one another share one of their names, which it says for every one of them
+        warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
         program = torch.onnx.export(
             module,
             args=tuple(graph.inputs.values()),

@@ -56,12 +56,15 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], table: NameTab
             raise CheckpointError(f"the checkpoint lacks {name}: is it whole, and of the model its config.json names?")
         parts = [None if source is None else tensors[source].float() for source in sources]
         length = next(part for part in parts if part is not None).shape[0]
-        value = torch.cat([torch.zeros(length) if part is None else part for part in parts])
-        if value.shape != parameter.shape:
+        parts = [torch.zeros(length) if part is None else part for part in parts]
+        shapes = [tuple(part.shape) for part in parts if part is not None]
+        rest = {shape[1:] for shape in shapes}
+        if rest != {tuple(parameter.shape[1:])} or sum(shape[0] for shape in shapes) != parameter.shape[0]:
             raise CheckpointError(
-                f"{' + '.join(str(source) for source in sources)} has shape {tuple(value.shape)}, "
+                f"{' + '.join(str(source) for source in sources)} has shape {' + '.join(map(str, shapes))}, "
                 f"but the configuration asks for {tuple(parameter.shape)}"
             )
+        value = torch.cat([part for part in parts if part is not None])
         with torch.no_grad():
             parameter.copy_(value)
         used.update(source for source in sources if source is not None)

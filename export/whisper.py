@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.graphs import Graph, whisper_graphs
@@ -118,7 +119,13 @@ def read_config(checkpoint: Checkpoint) -> WhisperConfig:
             )
         except KeyError as error:
             raise CheckpointError(f"{checkpoint.source}: config.json lacks {error}") from error
-    tensors = checkpoint.tensors
+    try:
+        return _config_from_shapes(checkpoint.tensors)
+    except KeyError as error:
+        raise CheckpointError(f"{checkpoint.source}: model.bin lacks {error}: is it whole?") from error
+
+
+def _config_from_shapes(tensors: dict[str, Tensor]) -> WhisperConfig:
     layers = {
         side: len({name.split("/")[1] for name in tensors if name.startswith(f"{side}/layer_")} - {"layer_norm"})
         for side in ("encoder", "decoder")
@@ -152,7 +159,13 @@ def alignment_heads(checkpoint: Checkpoint, config: WhisperConfig) -> list[tuple
     """
     named = checkpoint.generation.get("alignment_heads") or checkpoint.config.get("alignment_heads")
     if named:
-        return [(int(layer), int(head)) for layer, head in named]
+        heads = [(int(layer), int(head)) for layer, head in named]
+        if not all(0 <= a < config.decoder_layers and 0 <= b < config.decoder_heads for a, b in heads):
+            raise CheckpointError(
+                f"{checkpoint.source}: alignment_heads names heads that a decoder of {config.decoder_layers} layers "
+                f"with {config.decoder_heads} heads does not have; remove it from the configuration"
+            )
+        return heads
     layers = range(config.decoder_layers // 2, config.decoder_layers)
     return [(layer, head) for layer in layers for head in range(config.decoder_heads)]
 

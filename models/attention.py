@@ -168,7 +168,11 @@ class SelfAttention(nn.Module):
             if positions is None:
                 positions = torch.arange(x.shape[1], device=x.device)[None]
             query, key = self.rotary(query, positions), self.rotary(key, positions)
-        present = KeyValue(key, value) if cache is None or at is None else write(cache, KeyValue(key, value), at)
+        if (cache is None) != (at is None):
+            raise ValueError("a cache needs `at`, the slot to write to, and `at` a cache")
+        present = KeyValue(key, value)
+        if cache is not None and at is not None:
+            present = write(cache, present, at)
         attended = self.score(query, present.key, present.value, mask, need_weights)
         return Attended(self.output(merge_heads(attended.output)), attended.weights), present
 

@@ -23,7 +23,7 @@ def home() -> Path:
 
 def is_name(text: str) -> bool:
     """Whether `text` can be a name: no separator, not `.` or `..`."""
-    return text not in {".", ".."} and "/" not in text and os.sep not in text
+    return text not in {"", ".", ".."} and "/" not in text and os.sep not in text
 
 
 def locate(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
@@ -32,7 +32,7 @@ def locate(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
     The result need not exist: a path that is nowhere comes back as the place where it would be.
     """
     text = os.fspath(name_or_path)
-    path = Path(text)
+    path = Path(os.path.expanduser(text))  # noqa: PTH111: unlike Path's, it leaves an unknown user's ~ as it is
     if is_name(text) and not os.path.lexists(path):
         return home() / kind / text
     return path

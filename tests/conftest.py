@@ -148,7 +148,7 @@ def exported(name: str, key: str, precision: str, checkpoint: Callable[[], Path]
         for older in folder.glob(f"{name}-{precision}-*"):
             shutil.rmtree(older)
         export = "import sys; from heedful.export.bundle import export; export(*sys.argv[1:])"
-        command = [sys.executable, "-c", export, checkpoint(), bundle, precision]
+        command = [sys.executable, "-c", export, str(checkpoint()), str(bundle), precision]
         done = subprocess.run(command, capture_output=True, text=True)
         assert bundle.is_dir(), done.stderr
     return bundle
@@ -191,6 +191,10 @@ def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         decoder_ffn_dim=128,
         max_source_positions=50,
         max_target_positions=64,
+        pad_token_id=len(letters),
+        bos_token_id=len(letters),
+        eos_token_id=len(letters),
+        decoder_start_token_id=len(letters) + 1,
     )
     torch.manual_seed(0)
     model = WhisperForConditionalGeneration(config)
@@ -206,7 +210,7 @@ def seeded_bundle(seeded_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
     """The fp32 bundle of `seeded_checkpoint`; needs no network."""
     bundle = tmp_path_factory.mktemp("bundles") / "seeded"
     export = "import sys; from heedful.export.bundle import export; export(*sys.argv[1:])"
-    command = [sys.executable, "-c", export, seeded_checkpoint, bundle, "fp32"]
+    command = [sys.executable, "-c", export, str(seeded_checkpoint), str(bundle), "fp32"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert bundle.is_dir(), done.stderr
     return bundle

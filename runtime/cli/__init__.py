@@ -5,8 +5,10 @@ import sys
 
 import typer
 
+from heedful.runtime import errors
 from heedful.runtime.cli import bundles, transcribe
-from heedful.runtime.errors import HeedfulError
+
+__all__ = ["app", "main"]
 
 app = typer.Typer(
     name="heedful",
@@ -24,7 +26,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="heedful: %(message)s", stream=sys.stderr)
     try:
         app()
-    except HeedfulError as error:
+    except errors.HeedfulError as error:
         sys.exit(f"heedful: error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

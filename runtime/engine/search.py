@@ -78,7 +78,7 @@ def top(values: Logits, count: int) -> NDArray[np.intp]:
     whole = len(values) - len(values) % _BLOCK
     if whole // _BLOCK > 4 * count:
         blocks = values[:whole].reshape(-1, _BLOCK)
-        best = np.argpartition(blocks.max(axis=1), -count)[-count:]
+        best = np.argsort(-blocks.max(axis=1), kind="stable")[:count]
         near = (best[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
         candidates = np.concatenate([near, np.arange(whole, len(values))])
     else:

@@ -50,8 +50,8 @@ def foreign(bundle: Path) -> None:
         (truncate, "decoder.onnx is not the file"),
         (foreign, "aligner.onnx is not the file"),
         (link_out, "outside the bundle: encoder.onnx"),
-        (edit(files={"../evil": {"sha256": "", "bytes": 0}}), "outside the bundle"),
-        (edit(files={"/etc/passwd": {"sha256": "", "bytes": 0}}), "outside the bundle"),
+        (edit(files={"../evil": {"sha256": "", "bytes": 0}}), "outside the bundle: ../evil"),
+        (edit(files={"/etc/passwd": {"sha256": "", "bytes": 0}}), "outside the bundle: /etc/passwd"),
         (edit(heedful=999), "upgrade heedful"),
         (edit(heedful=None), "not the manifest"),
         (edit(task="divine"), "'divine'"),
@@ -59,6 +59,7 @@ def foreign(bundle: Path) -> None:
         (lambda bundle: (bundle / "bundle.json").write_text("{"), "not valid JSON"),
         (lambda bundle: (bundle / "bundle.json").unlink(), "not a bundle"),
     ],
+    ids=lambda value: value.replace("/", "-") if isinstance(value, str) else "damage",
 )
 def test_a_damaged_bundle_is_refused(seeded_bundle: Path, tmp_path: Path, damage: Damage, message: str) -> None:
     bundle = tmp_path / "bundle"

@@ -13,8 +13,9 @@ def test_a_recording_is_transcribed_without_torch(
 ) -> None:
     absent = subprocess.run([torchless_python, "-c", "import torch"], capture_output=True)
     assert b"ModuleNotFoundError" in absent.stderr
-    command = [torchless_python.with_name("heedful"), "transcribe", two_cities, "--model", tiny_en_bundle("int8")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = torchless_python.with_name("heedful")
+    bundle = tiny_en_bundle("int8")
+    done = subprocess.run([command, "transcribe", two_cities, "--model", bundle], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "best of times" in done.stdout
     assert "superlative degree of comparison" in done.stdout
