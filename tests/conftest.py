@@ -201,6 +201,7 @@ def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     end = tokenizer.token_to_id("<|endoftext|>")
     model.generation_config.suppress_tokens = [i for i in unwritten if i != end]
     model.generation_config.begin_suppress_tokens = [end]
+    model.generation_config.is_multilingual = True
     model.save_pretrained(folder)
     return folder
 

@@ -46,16 +46,16 @@ def _fitted(words: list[TimedWord], span: Span, usual: float) -> list[TimedWord]
 
 
 def build_segment(
-    span: Span, text: str, words: list[TimedWord] | None, offset: float, duration: float, decoded: Decoded
+    span: Span, text: str, words: list[TimedWord] | None, offset: float, limits: tuple[float, float], decoded: Decoded
 ) -> Segment:
-    """The segment of `span` in a window that begins at second `offset` and lasts `duration` seconds.
+    """The segment of `span` in a window that begins at second `offset`, kept within `limits`, seconds of the window.
 
     With words, it begins with the first and ends with the last of them.
     """
     timed: tuple[Word, ...] | None = None
-    start, end = span.start, min(span.end, duration)
+    start, end = (min(max(seconds, limits[0]), limits[1]) for seconds in (span.start, span.end))
     if words is not None:
-        timed = _in_recording(words, offset, duration)
+        timed = _in_recording(words, offset, limits)
         if timed:
             start, end = timed[0].start - offset, timed[-1].end - offset
     return Segment(
@@ -73,12 +73,12 @@ def build_segment(
     )
 
 
-def _in_recording(words: Sequence[TimedWord], offset: float, duration: float) -> tuple[Word, ...]:
+def _in_recording(words: Sequence[TimedWord], offset: float, limits: tuple[float, float]) -> tuple[Word, ...]:
     """Words in seconds of the recording, in order and without overlap."""
     placed: list[Word] = []
-    before = 0.0
+    before, latest = limits
     for word in words:
-        start = min(max(word.start, before), duration)
-        before = min(max(word.end, start), duration)
+        start = min(max(word.start, before), latest)
+        before = min(max(word.end, start), latest)
         placed.append(Word(round(offset + start, 3), round(offset + before, 3), word.text, word.probability))
     return tuple(placed)

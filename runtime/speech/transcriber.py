@@ -160,8 +160,11 @@ class Transcription:
         kept = [(span, text) for span, text in zip(spans, texts, strict=True) if text.strip() and span.end > span.start]
         words = self._words(decoder, stretch, window, [span for span, _ in kept], duration)
         offset = window.start / self.model.rate
+        floor = 0.0
         for (span, text), timed in zip(kept, words, strict=True):
-            stretch.ready.append(build_segment(span, text, timed, offset, duration, decoded))
+            segment = build_segment(span, text, timed, offset, (floor, min(following, duration)), decoded)
+            floor = segment.end - offset
+            stretch.ready.append(segment)
         advance = round(following * self.model.rate)
         stretch.seek += advance if 0 < advance < samples else samples
         stretch.previous += decoded.hypothesis.tokens

@@ -57,7 +57,7 @@ def test_several_files_to_a_folder_and_a_bad_one_between(seeded_bundle: Path, re
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (("transcribe",), 2, "AUDIO"),
+        (("transcribe",), 2, "audio"),
         (("transcribe", "{recording}", "--format", "docx"), 2, "docx"),
         (("transcribe", "{recording}", "--model", "no-such-bundle"), 1, "no bundle 'no-such-bundle'"),
         (("transcribe", "{recording}", "--model", "{bundle}", "--beams", "0"), 1, "beams"),
