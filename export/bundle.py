@@ -1,5 +1,6 @@
 """Checkpoint in, verified bundle out."""
 
+import copy
 import json
 import os
 import shutil
@@ -82,7 +83,7 @@ def _write(checkpoint: Checkpoint, folder: Path, precision: Precision, report: C
     }
     report("comparing with PyTorch")
     bundled = SpeechModel(Bundle(folder, manifest), choose_device("cpu"))
-    manifest["certificate"] = certify(model.float(), bundled, precision, description["alignment_heads"])
+    manifest["certificate"] = certify(model, bundled, precision, description["alignment_heads"])
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -91,8 +92,10 @@ def _graphs(
 ) -> list[str]:
     """Trace, quantize and store; names of the files."""
     if precision == "fp16":
-        model = model.half()
-        model.log_mel.float()  # a spectrum spans more than float16 can hold
+        # a copy: the certificate compares with the weights as the checkpoint has them
+        half = copy.deepcopy(model).half()
+        half.log_mel = model.log_mel  # a spectrum spans more than float16 can hold
+        model = half
     traced = {}
     for graph in whisper.graphs(model, description):
         report(f"tracing the {graph.name}")

@@ -14,6 +14,7 @@ import venv
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -199,9 +200,10 @@ def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = WhisperForConditionalGeneration(config)
     end = tokenizer.token_to_id("<|endoftext|>")
-    model.generation_config.suppress_tokens = [i for i in unwritten if i != end]
-    model.generation_config.begin_suppress_tokens = [end]
-    model.generation_config.is_multilingual = True
+    rules: Any = model.generation_config
+    rules.suppress_tokens = [i for i in unwritten if i != end]
+    rules.begin_suppress_tokens = [end]
+    rules.is_multilingual = True
     model.save_pretrained(folder)
     return folder
 
