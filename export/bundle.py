@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -51,16 +50,15 @@ def export(
     if not whisper.recognises(opened):
         kind = opened.config.get("model_type", "an unknown family")
         raise CheckpointError(f"{opened.source} is of {kind}; Heedful exports whisper")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        _write(opened, folder, precision, report)
-        folder.chmod(0o755)
-        folder.rename(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
+            folder = Path(temporary) / target.name
+            folder.mkdir()
+            _write(opened, folder, precision, report)
+            folder.rename(target)
     except OSError as error:
         raise ExportError(f"{target} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return target
 
 

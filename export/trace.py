@@ -1,6 +1,7 @@
 """A graph's module to an ONNX model: torch's exporter, with our one operator mapped to the standard one."""
 
 import ast
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,8 @@ from torch import nn
 from heedful.export.graphs import Graph
 
 OPSET = 24
+# it warns of every operator of torchvision, which nothing here needs
+logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 _op = values.Opset("", OPSET)
 
 
@@ -30,6 +33,8 @@ def trace(graph: Graph) -> onnx_ir.Model:
     with torch.no_grad(), warnings.catch_warnings():
         # axes that are tied to one another share one of their names, which it says for every one of them
         warnings.filterwarnings("ignore", message="# The axis name", category=UserWarning)
+        # torch.export copies its own tree specs, and copying one warns about how it is made
+        warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         program = torch.onnx.export(
             module,
             args=tuple(graph.inputs.values()),
