@@ -73,20 +73,24 @@ def top(values: Logits, count: int) -> NDArray[np.intp]:
     """Indices of the `count` largest of `values` (n,), largest first.
 
     The `count` largest lie in the `count` blocks with the largest maxima, so only those are sorted: several times
-    faster than a partition of a whole vocabulary.
+    faster than a partition of a whole vocabulary. A block is every n-th value, for maxima that vectorise.
     """
-    whole = len(values) - len(values) % _BLOCK
-    if whole // _BLOCK > 4 * count:
-        blocks = values[:whole].reshape(-1, _BLOCK)
-        best = np.argsort(-blocks.max(axis=1), kind="stable")[:count]
-        near = (best[:, None] * _BLOCK + np.arange(_BLOCK)).ravel()
-        candidates = np.concatenate([near, np.arange(whole, len(values))])
+    stride = len(values) // _BLOCK
+    candidates: NDArray[np.intp]
+    if stride > 4 * count:
+        whole = stride * _BLOCK
+        maxima = values[:whole].reshape(_BLOCK, stride).max(axis=0)
+        level = -np.partition(-maxima, count - 1)[count - 1]
+        near = np.flatnonzero(maxima >= level)[:, None] + np.arange(0, whole, stride)
+        candidates = np.concatenate([near.ravel(), np.arange(whole, len(values))])
     else:
         candidates = np.arange(len(values))
+    if len(candidates) > 2 * count:
+        level = -np.partition(-values[candidates], count - 1)[count - 1]
+        candidates = candidates[values[candidates] >= level]
     # the index breaks ties, so that the result depends on the values alone
     order = np.lexsort((candidates, -values[candidates]))
-    chosen: NDArray[np.intp] = candidates[order[:count]]
-    return chosen
+    return candidates[order[:count]]
 
 
 @dataclass(slots=True)
@@ -174,18 +178,20 @@ class Beam:
 
     def _candidates(self, logits: Logits) -> list[tuple[float, float, int, int]]:
         """The 2 * width best continuations: score, log-probability, parent, token."""
-        found: list[tuple[float, float, int, int]] = []
-        for i, one in enumerate(self.live):
-            row = logits[i]
-            total = float(log_sum_exp(row))
+        totals = log_sum_exp(logits)
+        for row, one in zip(logits, self.live, strict=True):
             for rule in self.limits.rules:
                 rule(row, one.tokens)
-            allowed = float(log_sum_exp(row))
-            for token in top(row, 2 * self.width):
-                logit = float(row[token])
-                found.append((one.score + logit - total, one.logprob + logit - allowed, i, int(token)))
-        found.sort(key=lambda candidate: -candidate[0])
-        return found[: 2 * self.width]
+        allowed = log_sum_exp(logits)
+        scores = np.array([one.score for one in self.live]) - totals
+        vocabulary = logits.shape[1]
+        best = top((logits + scores[:, None].astype(np.float32)).ravel(), 2 * self.width)
+        found = []
+        for parent, token in zip((best // vocabulary).tolist(), (best % vocabulary).tolist(), strict=True):
+            logit = float(logits[parent, token])
+            logprob = self.live[parent].logprob + logit - float(allowed[parent])
+            found.append((float(scores[parent]) + logit, logprob, parent, token))
+        return sorted(found, key=lambda candidate: -candidate[0])
 
     def advance(self, logits: Logits) -> Step | None:
         live: list[_Live] = []

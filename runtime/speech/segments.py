@@ -20,12 +20,13 @@ def deal_words(
     longest = 2 * typical(words)
     dealt: list[list[TimedWord]] = []
     waiting = deque(words)
+    taken = 0
     for span, count in zip(spans, counts, strict=True):
         mine: list[TimedWord] = []
-        taken = 0
         while waiting and taken < count:
             mine.append(waiting.popleft())
             taken += mine[-1].tokens
+        taken -= count
         if mine:
             mine = after_pause(mine, mine[0].end - speech_end, longest)
             mine = _fitted(mine, span, longest / 2)

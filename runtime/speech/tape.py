@@ -33,5 +33,5 @@ class Tape:
                 heard += len(chunk)
         held = np.concatenate(waiting) if len(waiting) > 1 else self.held
         self.held = held[max(0, start - self.begin) :]
-        self.begin = max(self.begin, start)
+        self.begin = max(self.begin, min(start, heard))
         return self.held[:count]

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import punctuation
 from typing import Any
+from unicodedata import category
 
 from tokenizers import Tokenizer
 
@@ -84,7 +86,7 @@ class SpeechTokens:
             return pieces
         words: list[tuple[str, list[int]]] = []
         for text, ids in pieces:
-            if not words or text.startswith(" ") or (len(text) == 1 and not text.isalnum()):
+            if not words or text.startswith(" ") or _is_mark(text):
                 words.append((text, list(ids)))
             else:
                 words[-1] = (words[-1][0] + text, [*words[-1][1], *ids])
@@ -97,7 +99,12 @@ class SpeechTokens:
         for token in tokens:
             run.append(token)
             text = self.text(run)
-            if _REPLACEMENT not in text:
+            if not text.endswith(_REPLACEMENT):
                 pieces.append((text, run))
                 run = []
         return [*pieces, (self.text(run), run)] if run else pieces
+
+
+def _is_mark(text: str) -> bool:
+    """Whether `text` is one punctuation mark; accents and joiners, which belong to their word, are none."""
+    return len(text) == 1 and (text in punctuation or category(text).startswith("P"))

@@ -126,11 +126,11 @@ def _with_punctuation(words: list[TimedWord]) -> list[TimedWord]:
     joined: list[TimedWord] = []
     opening: TimedWord | None = None
     for word in words:
-        mark = word.text.strip()
+        mark, spaced = word.text.strip(), word.text.startswith(" ")
         if opening is not None:
-            word = replace(word, text=opening.text + word.text.lstrip(), tokens=opening.tokens + word.tokens)
+            word = replace(word, text=opening.text + word.text, tokens=opening.tokens + word.tokens)
             opening = None
-        elif mark in _OPENING and word.text.startswith(" "):
+        if mark in _OPENING and spaced:
             opening = word
             continue
         if joined and mark in _CLOSING and not word.text.startswith(" "):
