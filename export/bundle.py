@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from heedful.export import whisper
 from heedful.export.certificate import certify
 from heedful.export.checkpoint import Checkpoint, open_checkpoint
+from heedful.export.fold import fold_scales
 from heedful.export.quantize import quantize
 from heedful.export.storage import store
 from heedful.export.trace import trace
@@ -64,6 +65,7 @@ def export(
 
 def _write(checkpoint: Checkpoint, folder: Path, precision: Precision, report: Callable[[str], None]) -> None:
     model = whisper.load(checkpoint)
+    fold_scales(model)
     tokenizer = _tokenizer(checkpoint)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     description = whisper.describe(checkpoint, model, tokenizer)

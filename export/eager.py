@@ -23,6 +23,9 @@ class EagerDecoder:
         self.memory = memory
         self.caches: dict[int, list[KeyValue]] = {}
 
+    def release(self, row: int) -> None:
+        self.caches.pop(row, None)
+
     @torch.no_grad()
     def step(self, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
         return {row: self._step(row, feed) for row, feed in feeds.items()}

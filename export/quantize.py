@@ -14,7 +14,8 @@ Embeddings tied to a blockwise weight are looked up in that same weight, so it i
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -51,15 +52,16 @@ def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
         _replace(model, node, add, ir.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT))
 
 
-def quantize_blockwise(model: ir.Model, pattern: str = "") -> None:
+def quantize_blockwise(model: ir.Model, pattern: str = "", sizes: Sequence[int] = _BLOCKS) -> None:
     """Put `MatMulNBits` in place of every product with a constant matrix, and of lookups in the same matrix.
 
-    Only of matrices whose name has `pattern`, a regular expression, in it.
+    Only of matrices whose name has `pattern`, a regular expression, in it; in blocks of the first of `sizes` that
+    divides the matrix.
     """
     for node, weight in _products(model, pattern):
         columns = weight.T  # (n, k): one row for each output
         n, k = columns.shape
-        size = next((size for size in _BLOCKS if k % size == 0), None)
+        size = next((size for size in sizes if k % size == 0), None)
         if size is None:
             continue
         blocks = columns.reshape(n, k // size, size)
@@ -68,9 +70,11 @@ def quantize_blockwise(model: ir.Model, pattern: str = "") -> None:
         name, source = _weight_name(node), node.inputs[1]
         packed = _constant(model, f"{name}.uint8", quantized)
         scales = _constant(model, f"{name}.scale", scale)
+        add, bias = _bias(node) if node.op_type == "MatMul" else (None, None)
+        inputs = [node.inputs[0], packed, scales, None, None, bias]
         attributes = {"K": k, "N": n, "bits": 8, "block_size": size, "accuracy_level": 4}
-        product = ir.node("MatMulNBits", [node.inputs[0], packed, scales], attributes, domain=MICROSOFT)
-        _replace(model, node, None, product)
+        product = ir.node("MatMulNBits", inputs, attributes, domain=MICROSOFT)
+        _replace(model, node, add, product)
         assert source is not None
         for lookup in [use.node for use in source.uses() if use.node.op_type == "Gather"]:
             _look_up(model, lookup, packed, scales, k)
@@ -162,8 +166,11 @@ def _replace(model: ir.Model, node: ir.Node, last: ir.Node | None, *new: ir.Node
     model.opset_imports.setdefault(MICROSOFT, 1)
 
 
+# an encoder reads one input at a time: its rows need not be alike to the last bit, and larger blocks are faster
+_wide_blocks = partial(quantize_blockwise, sizes=(128, *_BLOCKS))
+
 PLAN: dict[str, list[tuple[str, Callable[[ir.Model, str], None]]]] = {
-    "encoder": [(r"feed_forward\.output", quantize_blockwise), ("", quantize_dynamic)],
+    "encoder": [(r"feed_forward\.output", _wide_blocks), ("", quantize_dynamic)],
     "decoder": [("", quantize_blockwise)],
     "aligner": [("", quantize_blockwise)],
 }

@@ -27,3 +27,7 @@ class ExportError(HeedfulError):
 
 class DeviceError(HeedfulError):
     """The device asked for is not to be had."""
+
+
+class BusyError(HeedfulError):
+    """More requests are waiting than the queue holds."""

@@ -1,5 +1,6 @@
 """Memory that graphs read and write in place: one buffer whose rows are the inputs being decoded."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,8 +18,8 @@ class Buffer(Protocol):
     def pointer(self, row: int = 0) -> int:
         """Address of the first byte of `row`."""
 
-    def widened(self, slots: int) -> "Buffer":
-        """A buffer of `slots` slots (axis 2) a row that begins with what this one holds."""
+    def resized(self, slots: int, used: Sequence[int]) -> "Buffer":
+        """A buffer of `slots` slots (axis 2) a row that holds the first `used[row]` slots of each row of this one."""
 
 
 class HostBuffer:
@@ -37,11 +38,14 @@ class HostBuffer:
         self.array[a] = self.array[b]
         self.array[b] = held
 
-    def widened(self, slots: int) -> "HostBuffer":
+    def resized(self, slots: int, used: Sequence[int]) -> "HostBuffer":
         rows, heads, _, dim = self.shape
-        wider = HostBuffer((rows, heads, slots, dim), self.array.dtype)
-        wider.array[:, :, : self.shape[2]] = self.array
-        return wider
+        other = HostBuffer((rows, heads, slots, dim), self.array.dtype)
+        # memory of rows that were never written is not touched, and so takes no room
+        for row, count in enumerate(used):
+            if count:
+                other.array[row, :, :count] = self.array[row, :, :count]
+        return other
 
 
 class DeviceBuffer:
@@ -56,10 +60,12 @@ class DeviceBuffer:
     def pointer(self, row: int = 0) -> int:
         return int(self.value.data_ptr()) + row * self.stride
 
-    def widened(self, slots: int) -> "DeviceBuffer":
+    def resized(self, slots: int, used: Sequence[int]) -> "DeviceBuffer":
         # by way of main memory: rare, and onnxruntime has no copy within a device
-        old = self.value.numpy()
-        return DeviceBuffer(np.pad(old, ((0, 0), (0, 0), (0, slots - self.shape[2]), (0, 0))), self.device)
+        kept = min(slots, self.shape[2])
+        array = np.zeros((*self.shape[:2], slots, self.shape[3]), self.value.numpy().dtype)
+        array[:, :, :kept] = self.value.numpy()[:, :, :kept]
+        return DeviceBuffer(array, self.device)
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike, device: Device) -> Buffer:

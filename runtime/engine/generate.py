@@ -12,10 +12,13 @@ from heedful.runtime.engine.slots import Slots
 
 
 class Stepper(Protocol):
-    """What `generate` needs of a decoder."""
+    """What decoding needs of a decoder."""
 
     def step(self, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
         """Logits (len(select), vocabulary) of each row fed."""
+
+    def release(self, row: int) -> None:
+        """What the caches hold of `row` is no longer needed."""
 
 
 class Job:
@@ -32,6 +35,7 @@ class Job:
         self.prompt_logits: NDArray[np.float32] | None = None
         self.slots = Slots()
         self.position = len(self.prompt)
+        self.error: Exception | None = None
 
     def start(self) -> Feed:
         """The prompt, of which the logits watched and the last are wanted."""
@@ -53,18 +57,63 @@ class Job:
         return Feed(np.asarray(step.tokens, np.int64), positions, at, self.slots.step(step.parents), np.arange(count))
 
 
-def generate(decoder: Stepper, jobs: Iterable[Job]) -> None:
-    """Run `jobs`, each in a row of its own, until every search is over.
+class Running:
+    """The jobs being decoded in one decoder, each in a row of its own."""
 
-    Prompts of different lengths are read in separate steps: padding one to the length of another changes the order of
-    additions in its attention, and with it the last bits of its result.
-    """
-    running = {job.row: job for job in jobs}
-    prompts: dict[int, dict[int, Feed]] = {}
-    for row, job in running.items():
-        prompts.setdefault(len(job.prompt), {})[row] = job.start()
-    logits = {row: scores for feeds in prompts.values() for row, scores in decoder.step(feeds).items()}
-    while logits:
-        advanced = {row: running[row].advance(scores) for row, scores in logits.items()}
-        feeds = {row: feed for row, feed in advanced.items() if feed is not None}
-        logits = decoder.step(feeds) if feeds else {}
+    def __init__(self, decoder: Stepper) -> None:
+        self.decoder = decoder
+        self.jobs: dict[int, Job] = {}
+        self.logits: dict[int, NDArray[np.float32]] = {}
+
+    def admit(self, jobs: Iterable[Job]) -> None:
+        """Read the prompts of `jobs`.
+
+        Prompts of different lengths are read in separate steps: padding one to the length of another changes the order
+        of additions in its attention, and with it the last bits of its result.
+        """
+        prompts: dict[int, dict[int, Feed]] = {}
+        for job in jobs:
+            self.jobs[job.row] = job
+            prompts.setdefault(len(job.prompt), {})[job.row] = job.start()
+        for feeds in prompts.values():
+            self.logits |= self.decoder.step(feeds)
+
+    def step(self) -> None:
+        """One token more for every job; those that are over, or whose search fails, leave."""
+        feeds = {}
+        for row, logits in list(self.logits.items()):
+            job = self.jobs[row]
+            try:
+                feed = job.advance(logits)
+            except Exception as error:  # one job's error is not its neighbours'
+                job.error, feed = error, None
+            if feed is None:
+                self.remove([job])
+            else:
+                feeds[row] = feed
+        self.logits = self.decoder.step(feeds) if feeds else {}
+
+    def remove(self, jobs: Iterable[Job]) -> None:
+        """Drop `jobs`, over or not, as far as they are still there."""
+        for job in jobs:
+            if self.jobs.get(job.row) is job:
+                del self.jobs[job.row]
+                self.logits.pop(job.row, None)
+                self.decoder.release(job.row)
+
+
+def generate(decoder: Stepper, jobs: Iterable[Job]) -> None:
+    """Run `jobs`, each in a row of its own, until every search is over."""
+    waiting = list(jobs)
+    running = Running(decoder)
+    running.admit(waiting)
+    while running.jobs:
+        running.step()
+    raise_first(waiting)
+
+
+def raise_first(jobs: Iterable[Job]) -> None:
+    """Raise the error of the first of `jobs` whose search failed, if one did."""
+    for job in jobs:
+        if job.error is not None:
+            raise job.error

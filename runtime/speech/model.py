@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Decoder, Shape
 from heedful.runtime.engine.device import Device, open_session
-from heedful.runtime.engine.generate import Job, generate
+from heedful.runtime.engine.generate import Job
 from heedful.runtime.engine.search import Limits, Sample
 from heedful.runtime.speech.tokens import SpeechTokens
 
@@ -56,15 +56,18 @@ class SpeechModel:
             decoder.bind_memory(binding, row, output=True)
             self._encoder.run_with_iobinding(binding)
 
-    def detect_language(self, decoder: Decoder, row: int) -> dict[str, float]:
-        """Probability of each language for the window in `row`; they add up to 1."""
+    def language_job(self, row: int) -> Job:
+        """Reads which language the window in `row` is in: see `language_odds`."""
         special = self.tokens.special
-        job = Job(row, [special.start], Sample(Limits(special.end, 1)), watch=[0])
-        generate(decoder, [job])
+        return Job(row, [special.start], Sample(Limits(special.end, 1)), watch=[0])
+
+    def language_odds(self, job: Job) -> dict[str, float]:
+        """Probability of each language, after `job` was run; they add up to 1."""
         assert job.prompt_logits is not None
-        scores = job.prompt_logits[0, list(special.languages.values())].astype(np.float64)
+        languages = self.tokens.special.languages
+        scores = job.prompt_logits[0, list(languages.values())].astype(np.float64)
         odds = np.exp(scores - scores.max())
-        return dict(zip(special.languages, (odds / odds.sum()).tolist(), strict=True))
+        return dict(zip(languages, (odds / odds.sum()).tolist(), strict=True))
 
     def align(
         self, decoder: Decoder, row: int, header: Sequence[int], text: Sequence[int]

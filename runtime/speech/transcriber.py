@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.runtime.bundle import Bundle
-from heedful.runtime.engine.decoder import Decoder
+from heedful.runtime.engine.batcher import Batcher
 from heedful.runtime.engine.device import Device
+from heedful.runtime.errors import InputError
 from heedful.runtime.speech.audio import Source, read_audio
 from heedful.runtime.speech.model import SpeechModel
 from heedful.runtime.speech.options import TranscribeOptions
@@ -42,7 +44,6 @@ class _Stretch:
     tape: Tape
     start: int
     previous: list[int]
-    row: int = -1
     seek: int = 0
     speech_end: float = 0.0
     done: bool = False
@@ -56,15 +57,27 @@ class Transcription:
     heard so far.
     """
 
-    def __init__(self, model: SpeechModel, options: TranscribeOptions, chunks: Iterator[NDArray[np.float32]]) -> None:
+    def __init__(
+        self,
+        model: SpeechModel,
+        batcher: Batcher,
+        options: TranscribeOptions,
+        chunks: Iterator[NDArray[np.float32]],
+    ) -> None:
         model.tokens.check_language(options.language, options.task)
+        if options.batch > batcher.decoder.rows:
+            raise InputError(
+                f"batch {options.batch} is more than the {batcher.decoder.rows} rows that the model was loaded with: "
+                f"load it with rows={options.batch}"
+            )
         self.model = model
+        self.batcher = batcher
         self.options = options
         self.language = options.language or ("" if model.tokens.multilingual else "en")
         self.language_probability = 1.0 if self.language else 0.0
         self._samples = 0
         self._chunks = self._counted(chunks)
-        self._windows = WindowDecoder(model, options)
+        self._windows = WindowDecoder(model, options, batcher.generate)
         self._hotwords = model.tokens.encode(options.hotwords) if options.hotwords else []
         self._opening = model.tokens.encode(options.initial_prompt) if options.initial_prompt else []
         self._count = 0
@@ -79,22 +92,19 @@ class Transcription:
             yield chunk
 
     def __iter__(self) -> Iterator[Segment]:
-        decoder = self.model.decoder(self.options.batch)
-        stretches = self._stretches()
-        order: deque[_Stretch] = deque()
-        rows = list(range(self.options.batch))
-        active: list[_Stretch] = []
-        while True:
-            for stretch in islice(stretches, len(rows)):
-                stretch.row = rows.pop()
-                active.append(stretch)
-                order.append(stretch)
-            if not active:
-                return
-            self._advance(decoder, active)
-            rows += [stretch.row for stretch in active if stretch.done]
-            active = [stretch for stretch in active if not stretch.done]
-            yield from self._in_order(order)
+        with self.batcher.request():
+            stretches = self._stretches()
+            order: deque[_Stretch] = deque()
+            active: list[_Stretch] = []
+            while True:
+                fresh = list(islice(stretches, self.options.batch - len(active)))
+                active += fresh
+                order += fresh
+                if not active:
+                    return
+                self._advance(active)
+                active = [stretch for stretch in active if not stretch.done]
+                yield from self._in_order(order)
 
     def _in_order(self, order: deque[_Stretch]) -> Iterator[Segment]:
         """What is ready of the first stretch that is not done, and of all before it."""
@@ -117,38 +127,45 @@ class Transcription:
             begin = window.start / self.model.rate
             yield _Stretch(Tape(iter([window.samples])), window.start, list(self._opening), speech_end=begin)
 
-    def _advance(self, decoder: Decoder, stretches: list[_Stretch]) -> None:
+    def _advance(self, stretches: list[_Stretch]) -> None:
         """One window of each stretch."""
-        heard: list[tuple[_Stretch, int]] = []
+        heard: list[tuple[_Stretch, NDArray[np.float32]]] = []
         for stretch in stretches:
             waveform = stretch.tape.read(stretch.seek, self.model.samples)
             if len(waveform) < (_SHORTEST * self.model.rate if stretch.seek else 1):
                 stretch.done = True
-                continue
-            self.model.encode(decoder, {stretch.row: waveform})
-            heard.append((stretch, len(waveform)))
+            else:
+                heard.append((stretch, waveform))
         if not heard:
             return
-        if not self.language:
-            self._detect(decoder, heard[0][0].row)
-        header = self.model.tokens.header(self.language, self.options)
-        windows = [self._window(stretch, header) for stretch, _ in heard]
-        for (stretch, samples), window, decoded in zip(
-            heard, windows, self._windows.decode(decoder, windows), strict=True
-        ):
-            self._take(decoder, stretch, samples, window, decoded)
+        # rows are held for one window only, so that a caller who takes its time over the segments holds up nobody
+        with self.batcher.rows(len(heard)) as rows:
+            for row, (_, waveform) in zip(rows, heard, strict=True):
+                self._encode(row, waveform)
+            if not self.language:
+                self._detect(rows[0])
+            header = self.model.tokens.header(self.language, self.options)
+            windows = [self._window(stretch, row, header) for row, (stretch, _) in zip(rows, heard, strict=True)]
+            decoded = self._windows.decode(windows)
+            for (stretch, waveform), window, result in zip(heard, windows, decoded, strict=True):
+                self._take(stretch, len(waveform), window, result)
 
-    def _detect(self, decoder: Decoder, row: int) -> None:
-        odds = self.model.detect_language(decoder, row)
+    def _encode(self, row: int, waveform: NDArray[np.float32]) -> None:
+        self.batcher.call(lambda: self.model.encode(self.batcher.decoder, {row: waveform}))
+
+    def _detect(self, row: int) -> None:
+        job = self.model.language_job(row)
+        self.batcher.generate([job])
+        odds = self.model.language_odds(job)
         self.language = max(odds, key=odds.__getitem__)
         self.language_probability = odds[self.language]
         log.info("language: %s (probability %.2f)", self.language, self.language_probability)
 
-    def _window(self, stretch: _Stretch, header: Sequence[int]) -> Window:
+    def _window(self, stretch: _Stretch, row: int, header: Sequence[int]) -> Window:
         prompt = self.model.tokens.prompt(header, stretch.previous, self._hotwords)
-        return Window(stretch.row, stretch.start + stretch.seek, prompt, len(prompt) - len(header))
+        return Window(row, stretch.start + stretch.seek, prompt, len(prompt) - len(header))
 
-    def _take(self, decoder: Decoder, stretch: _Stretch, samples: int, window: Window, decoded: Decoded) -> None:
+    def _take(self, stretch: _Stretch, samples: int, window: Window, decoded: Decoded) -> None:
         """Add a decoded window of `samples` samples to its stretch and move on to the next."""
         duration = samples / self.model.rate
         if self._windows.is_silence(decoded):
@@ -158,7 +175,7 @@ class Transcription:
         spans, following = split_segments(decoded.hypothesis.tokens, first, self.model.frame, duration)
         texts = [self.model.tokens.text(span.tokens) for span in spans]
         kept = [(span, text) for span, text in zip(spans, texts, strict=True) if text.strip() and span.end > span.start]
-        words = self._words(decoder, stretch, window, [span for span, _ in kept], duration)
+        words = self._words(stretch, window, [span for span, _ in kept], duration)
         offset = window.start / self.model.rate
         floor = 0.0
         for (span, text), timed in zip(kept, words, strict=True):
@@ -173,7 +190,7 @@ class Transcription:
         stretch.done = stretch.tape.ended and stretch.tape.heard - stretch.seek < _SHORTEST * self.model.rate
 
     def _words(
-        self, decoder: Decoder, stretch: _Stretch, window: Window, spans: Sequence[Span], duration: float
+        self, stretch: _Stretch, window: Window, spans: Sequence[Span], duration: float
     ) -> list[list[TimedWord] | None]:
         """The timed words of each span, seconds from the start of the window; None where they were not asked for."""
         if not self.options.words:
@@ -184,7 +201,9 @@ class Transcription:
         if not flat:
             return [[] for _ in spans]
         header = tokens.header(self.language, replace(self.options, timestamps=False))
-        weights, probabilities = self.model.align(decoder, window.row, header, flat)
+        weights, probabilities = self.batcher.call(
+            lambda: self.model.align(self.batcher.decoder, window.row, header, flat)
+        )
         frames = max(1, min(self.model.shape.frames, round(duration / self.model.frame)))
         timed = time_words(tokens.words(flat, self.language), weights, probabilities, frames, self.model.frame)
         offset = window.start / self.model.rate
@@ -194,10 +213,12 @@ class Transcription:
 
 
 class Transcriber:
-    """Transcribes speech with one bundle. Safe to call from several threads."""
+    """Transcribes speech with one bundle. Safe to call from several threads, whose windows are decoded together."""
 
-    def __init__(self, bundle: Bundle, device: Device, threads: int = 0) -> None:
+    def __init__(self, bundle: Bundle, device: Device, *, threads: int, rows: int, queue: int) -> None:
         self.model = SpeechModel(bundle, device, threads)
+        self.batcher = Batcher(self.model.decoder(rows), queue)
+        self._callers = ThreadPoolExecutor(queue, "heedful-request")
 
     @property
     def device(self) -> str:
@@ -210,11 +231,18 @@ class Transcriber:
         `options` are those of `TranscribeOptions`. Raises InputError for audio or options that cannot be used.
         """
         chosen = TranscribeOptions.of(**options)
-        return Transcription(self.model, chosen, read_audio(audio, sample_rate))
+        return Transcription(self.model, self.batcher, chosen, read_audio(audio, sample_rate))
 
     def __call__(self, audio: Source, *, sample_rate: int | None = None, **options: object) -> Transcript:
         """The whole transcript of `audio`; arguments as in `stream`."""
         return collect(self.stream(audio, sample_rate=sample_rate, **options))
+
+    def submit(self, audio: Source, *, sample_rate: int | None = None, **options: object) -> Future[Transcript]:
+        """The same, begun in the background: for asyncio, `await asyncio.wrap_future(transcriber.submit(...))`.
+
+        Requests beyond the queue wait in the order in which they were submitted.
+        """
+        return self._callers.submit(self, audio, sample_rate=sample_rate, **options)
 
 
 def collect(transcription: Transcription, each: Callable[[Segment], None] = lambda segment: None) -> Transcript:

@@ -5,13 +5,12 @@ those that failed too; what passed stays as it is.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from heedful.runtime.engine.decoder import Decoder
-from heedful.runtime.engine.generate import Job, generate
+from heedful.runtime.engine.generate import Job
 from heedful.runtime.engine.rules import Rule, Suppress
 from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search
 from heedful.runtime.speech.model import SpeechModel
@@ -53,10 +52,13 @@ def compression_ratio(text: str) -> float:
 
 
 class WindowDecoder:
-    """Decodes windows with one set of options."""
+    """Decodes windows with one set of options; `generate` runs jobs to their end."""
 
-    def __init__(self, model: SpeechModel, options: TranscribeOptions) -> None:
+    def __init__(
+        self, model: SpeechModel, options: TranscribeOptions, generate: Callable[[Sequence[Job]], None]
+    ) -> None:
         self.model = model
+        self.generate = generate
         self.options = options
         special = model.tokens.special
         self.rules: list[Rule] = [Suppress(model.suppress), Suppress(model.suppress_first, at_start=True)]
@@ -67,24 +69,24 @@ class WindowDecoder:
             stamps = range(special.no_timestamps, model.shape.vocabulary)
             self.rules.append(Suppress(stamps))
 
-    def decode(self, decoder: Decoder, windows: Sequence[Window]) -> list[Decoded]:
+    def decode(self, windows: Sequence[Window]) -> list[Decoded]:
         """The text of each window, in order."""
         tries: dict[int, list[Decoded]] = {window.row: [] for window in windows}
         waiting = list(windows)
         for temperature in self.options.temperatures:
-            for window, decoded in zip(waiting, self._attempt(decoder, waiting, temperature), strict=True):
+            for window, decoded in zip(waiting, self._attempt(waiting, temperature), strict=True):
                 tries[window.row].append(decoded)
             waiting = [window for window in waiting if not self._accepts(tries[window.row][-1])]
             if not waiting:
                 break
         return [self._best(tries[window.row]) for window in windows]
 
-    def _attempt(self, decoder: Decoder, windows: Sequence[Window], temperature: float) -> list[Decoded]:
+    def _attempt(self, windows: Sequence[Window], temperature: float) -> list[Decoded]:
         jobs = [
             Job(window.row, window.prompt, self._search(window, temperature), watch=[window.header])
             for window in windows
         ]
-        generate(decoder, jobs)
+        self.generate(jobs)
         return [self._decoded(job, temperature) for job in jobs]
 
     def _search(self, window: Window, temperature: float) -> Search:

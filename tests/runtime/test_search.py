@@ -42,6 +42,9 @@ class Reader:
         self.fed.append(sorted(feeds))
         return {row: self._read(self.written.setdefault(row, []), feed) for row, feed in feeds.items()}
 
+    def release(self, row: int) -> None:
+        del self.written[row]
+
     def _read(self, written: list[int], feed: Feed) -> Logits:
         assert feed.at == len(written)
         written += feed.tokens.tolist()
