@@ -1,0 +1,236 @@
+"""Requests of several threads decoded together: each gets what it gets alone, whatever and whoever comes between."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heedful.runtime.engine.batcher import Batcher
+from heedful.runtime.engine.decoder import Decoder, Feed
+from heedful.runtime.engine.generate import Job, generate
+from heedful.runtime.engine.rules import Logits
+from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search
+from heedful.runtime.errors import BusyError
+
+END, VOCABULARY, ROWS = 0, 11, 4
+
+
+class Reader:
+    """A decoder whose logits depend on all that a token may see; `fed` are the rows of each step."""
+
+    def __init__(self, rows: int = ROWS, before: Callable[[], None] = lambda: None) -> None:
+        self.rows = rows
+        self.before = before
+        self.written: dict[int, list[int]] = {}
+        self.fed: list[list[int]] = []
+
+    def step(self, feeds: Mapping[int, Feed]) -> dict[int, Logits]:
+        self.before()
+        self.fed.append(sorted(feeds))
+        return {row: self._read(self.written.setdefault(row, []), feed) for row, feed in feeds.items()}
+
+    def release(self, row: int) -> None:
+        self.written.pop(row, None)
+
+    def _read(self, written: list[int], feed: Feed) -> Logits:
+        assert feed.at == len(written)
+        written += feed.tokens.tolist()
+        texts = [np.array(written)[feed.mask[i]].tolist() for i in feed.select]
+        return np.stack([np.random.default_rng(text).normal(0, 1.5, VOCABULARY) for text in texts]).astype(np.float32)
+
+
+def batcher(reader: Reader, queue: int = 8) -> Batcher:
+    return Batcher(cast(Decoder, reader), queue)
+
+
+def search(width: int, length: int) -> Search:
+    limits = Limits(END, length)
+    return Sample(limits) if width == 1 else Beam(limits, width=width)
+
+
+# prompt, beams, most tokens
+Text = tuple[list[int], int, int]
+texts = st.tuples(
+    st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=4), st.integers(1, 4), st.integers(1, 9)
+)
+
+
+def alone(text: Text) -> list[Hypothesis]:
+    prompt, width, length = text
+    job = Job(0, prompt, search(width, length))
+    generate(Reader(), [job])
+    return job.search.results()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    callers=st.lists(st.tuples(st.lists(texts, min_size=1, max_size=ROWS), st.floats(0, 0.004)), min_size=1, max_size=7)
+)
+def test_each_gets_what_it_gets_alone(callers: list[tuple[list[Text], float]]) -> None:
+    shared = batcher(Reader())
+
+    def request(mine: Sequence[Text], delay: float) -> list[list[Hypothesis]]:
+        time.sleep(delay)
+        with shared.rows(len(mine)) as rows:
+            jobs = [
+                Job(row, prompt, search(width, length)) for row, (prompt, width, length) in zip(rows, mine, strict=True)
+            ]
+            shared.generate(jobs)
+        return [job.search.results() for job in jobs]
+
+    with ThreadPoolExecutor(len(callers)) as pool:
+        found = [pool.submit(request, *caller) for caller in callers]
+    assert [future.result() for future in found] == [[alone(text) for text in mine] for mine, _ in callers]
+
+
+def in_background(function: Callable[[], Any]) -> "Future[Any]":
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run).start()
+    return future
+
+
+class Gate:
+    """Lets steps through one at a time."""
+
+    def __init__(self) -> None:
+        self.reached, self.opened = threading.Semaphore(0), threading.Semaphore(0)
+
+    def __call__(self) -> None:
+        self.reached.release()
+        assert self.opened.acquire(timeout=30)
+
+    def open(self, steps: int) -> None:
+        for _ in range(steps):
+            self.opened.release()
+
+
+def endless(row: int, length: int) -> Job:
+    """A job of exactly `length` tokens."""
+    return Job(row, [1], Sample(Limits(-1, length)))
+
+
+def test_a_job_joins_and_leaves_between_steps() -> None:
+    gate = Gate()
+    reader = Reader(before=gate)
+    shared = batcher(reader)
+    long = in_background(lambda: shared.generate([endless(0, 6)]))
+    assert gate.reached.acquire(timeout=30)  # it reads its prompt
+    short = in_background(lambda: shared.generate([endless(2, 2)]))
+    while not shared._work:
+        time.sleep(0.001)
+    gate.open(100)
+    long.result(30), short.result(30)
+    # a step of the first is under way; then the prompt of the second, then both until the second is over
+    assert reader.fed == [[0], [0], [2], [0, 2], [0], [0], [0]]
+
+
+def test_a_call_runs_between_steps_and_hands_on_its_error() -> None:
+    shared = batcher(Reader())
+    assert shared.call(lambda: 41 + 1) == 42
+    with pytest.raises(ZeroDivisionError):
+        shared.call(lambda: 1 // 0)
+
+
+class Broken(Sample):
+    def advance(self, logits: Logits) -> Any:
+        raise ZeroDivisionError
+
+
+def test_an_error_of_one_is_not_its_neighbours() -> None:
+    shared = batcher(Reader())
+    fine = endless(1, 5)
+    with ThreadPoolExecutor() as pool:
+        good = pool.submit(shared.generate, [fine])
+        bad = pool.submit(shared.generate, [Job(0, [1], Broken(Limits(END, 5)))])
+    assert isinstance(bad.exception(), ZeroDivisionError)
+    assert good.exception() is None
+    assert len(fine.search.results()[0].tokens) == 5
+
+
+def test_an_error_of_the_decoder_is_everyones_and_does_not_last() -> None:
+    failing = [False, False, True]
+
+    def fail() -> None:
+        if failing and failing.pop(0):
+            raise MemoryError
+
+    reader = Reader(before=fail)
+    shared = batcher(reader)
+    with pytest.raises(MemoryError):
+        shared.generate([endless(0, 5), endless(1, 5)])
+    assert not reader.written
+    after = endless(0, 5)
+    shared.generate([after])
+    assert len(after.search.results()[0].tokens) == 5
+
+
+def test_rows_come_in_order_of_arrival() -> None:
+    shared = batcher(Reader())
+    order = []
+
+    def wait_for(count: int, name: str) -> None:
+        with shared.rows(count):
+            order.append(name)
+
+    with shared.rows(2):
+        waiting = []
+        # the second could have its row at once, but would then keep the first waiting for ever
+        for count, name in ((3, "three"), (1, "one")):
+            waiting.append(in_background(partial(wait_for, count, name)))
+            while len(shared._line) < len(waiting):
+                time.sleep(0.001)
+        assert order == []
+    for each in waiting:
+        each.result(30)
+    assert order == ["three", "one"]
+
+
+def test_requests_beyond_the_queue_are_refused() -> None:
+    shared = batcher(Reader(), queue=2)
+    with shared.request(), shared.request(), pytest.raises(BusyError, match="2 requests are under way"):
+        shared.request().__enter__()
+    with shared.request():
+        pass
+
+
+def test_a_caller_who_goes_away_leaves_no_job_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    reader = Reader(before=gate)
+    shared = batcher(reader)
+
+    def interrupted(self: Any, timeout: float | None = None) -> None:
+        assert gate.reached.acquire(timeout=30)
+        gate.open(100)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Future, "result", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            shared.generate([endless(0, 10**6)])
+    assert not reader.written
+    after = endless(0, 3)
+    shared.generate([after])
+    assert len(after.search.results()[0].tokens) == 3
+
+
+def test_no_thread_is_left_when_there_is_no_work() -> None:
+    shared = batcher(Reader())
+    shared.generate([endless(0, 3)])
+    for thread in threading.enumerate():
+        if thread.name == "heedful":
+            thread.join(30)
+    assert "heedful" not in [thread.name for thread in threading.enumerate()]
