@@ -138,20 +138,23 @@ def export_key() -> str:
     return digest.hexdigest()[:12]
 
 
-def exported(name: str, key: str, precision: str, checkpoint: Callable[[], Path]) -> Path:
-    """The bundle of `checkpoint` in the tests' cache; exported, and those of older keys removed, when it is not there.
+def export_apart(checkpoint: Path, bundle: Path, precision: str) -> Path:
+    """`bundle`, exported by a process of its own, whose memory torch does not keep."""
+    export = "import sys; from heedful.export.bundle import export; export(*sys.argv[1:])"
+    command = [sys.executable, "-c", export, str(checkpoint), str(bundle), precision]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert bundle.is_dir(), done.stderr
+    return bundle
 
-    In a process of its own: tracing warns of its own deprecations and holds on to its memory.
-    """
+
+def exported(name: str, key: str, precision: str, checkpoint: Callable[[], Path]) -> Path:
+    """The bundle of `checkpoint` in the tests' cache: exported, and those of older keys removed, where it is not."""
     folder = home() / "bundles"
     bundle = folder / f"{name}-{precision}-{key}"
     if not bundle.is_dir():
         for older in folder.glob(f"{name}-{precision}-*"):
             shutil.rmtree(older)
-        export = "import sys; from heedful.export.bundle import export; export(*sys.argv[1:])"
-        command = [sys.executable, "-c", export, str(checkpoint()), str(bundle), precision]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert bundle.is_dir(), done.stderr
+        export_apart(checkpoint(), bundle, precision)
     return bundle
 
 
@@ -211,9 +214,10 @@ def seeded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def seeded_bundle(seeded_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fp32 bundle of `seeded_checkpoint`; needs no network."""
-    bundle = tmp_path_factory.mktemp("bundles") / "seeded"
-    export = "import sys; from heedful.export.bundle import export; export(*sys.argv[1:])"
-    command = [sys.executable, "-c", export, str(seeded_checkpoint), str(bundle), "fp32"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert bundle.is_dir(), done.stderr
-    return bundle
+    return export_apart(seeded_checkpoint, tmp_path_factory.mktemp("bundles") / "seeded", "fp32")
+
+
+@pytest.fixture(scope="session")
+def seeded_int8(seeded_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The int8 bundle of `seeded_checkpoint`; needs no network."""
+    return export_apart(seeded_checkpoint, tmp_path_factory.mktemp("bundles") / "seeded-int8", "int8")

@@ -109,10 +109,10 @@ class Batcher:
                 if not self._work and not self._groups:
                     self._alive = False
                     return
-                work = list(self._work)
-                self._work.clear()
-            for each in work:
-                each()
+                # one at a time: those who decode get on between the inputs that others bring
+                work = self._work.popleft() if self._work else None
+            if work is not None:
+                work()
             self._retire()
             if self._groups:
                 self._step()

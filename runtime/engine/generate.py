@@ -1,5 +1,6 @@
 """The decoding loop: jobs in, tokens out, all live rows of a decoder stepped together."""
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -24,7 +25,8 @@ class Stepper(Protocol):
 class Job:
     """One input being decoded in `row` of a decoder: a prompt, then what `search` chooses.
 
-    After the run `prompt_logits` (len(watch), vocabulary) holds the logits after the prompt tokens at `watch`.
+    After the run `prompt_logits` (len(watch), vocabulary) holds the logits after the prompt tokens at `watch`, and
+    `first_token` when the first token was chosen, by time.perf_counter.
     """
 
     def __init__(self, row: int, prompt: Sequence[int], search: Search, watch: Sequence[int] = ()) -> None:
@@ -35,6 +37,7 @@ class Job:
         self.prompt_logits: NDArray[np.float32] | None = None
         self.slots = Slots()
         self.position = len(self.prompt)
+        self.first_token = 0.0
         self.error: Exception | None = None
 
     def start(self) -> Feed:
@@ -48,6 +51,7 @@ class Job:
         """What to feed after `logits`; None when the job is done."""
         if self.prompt_logits is None:
             self.prompt_logits, logits = logits[:-1].copy(), logits[-1:]
+            self.first_token = time.perf_counter()
         step = self.search.advance(logits)
         if step is None:
             return None

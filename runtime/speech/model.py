@@ -12,6 +12,7 @@ from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Decoder, Shape
 from heedful.runtime.engine.device import Device, open_session
 from heedful.runtime.engine.generate import Job
+from heedful.runtime.engine.saturation import warn_if_saturating
 from heedful.runtime.engine.search import Limits, Sample
 from heedful.runtime.speech.tokens import SpeechTokens
 
@@ -33,6 +34,8 @@ class SpeechModel:
         self.suppress_first: list[int] = speech["suppress_first"]
         tokenizer = Tokenizer.from_file(str(bundle.file("tokenizer.json")))
         self.tokens = SpeechTokens(tokenizer, speech["tokens"], self.shape.positions)
+        if manifest["precision"] == "int8" and device.name == "cpu":
+            warn_if_saturating()
         self._encoder = open_session(bundle.file("encoder.onnx"), device, threads)
         self._decoder = open_session(bundle.file("decoder.onnx"), device, threads)
         self._aligner: ort.InferenceSession | None = None

@@ -54,7 +54,7 @@ class Transcription:
     """A transcription in progress: iterate over it for its segments, which come as soon as they are ready.
 
     `language` and `language_probability` are known with the first segment; `duration`, in seconds, is what has been
-    heard so far.
+    heard so far; `first_token` the time, by time.perf_counter, when the first token of all came.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Transcription:
         self._hotwords = model.tokens.encode(options.hotwords) if options.hotwords else []
         self._opening = model.tokens.encode(options.initial_prompt) if options.initial_prompt else []
         self._count = 0
+        self.first_token: float | None = None
 
     @property
     def duration(self) -> float:
@@ -147,6 +148,8 @@ class Transcription:
             header = self.model.tokens.header(self.language, self.options)
             windows = [self._window(stretch, row, header) for row, (stretch, _) in zip(rows, heard, strict=True)]
             decoded = self._windows.decode(windows)
+            if self.first_token is None:
+                self.first_token = min(each.first_token for each in decoded)
             for (stretch, waveform), window, result in zip(heard, windows, decoded, strict=True):
                 self._take(stretch, len(waveform), window, result)
 

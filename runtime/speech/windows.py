@@ -32,13 +32,14 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a window says, and the measures by which it was accepted."""
+    """What a window says, the measures by which it was accepted, and when its first token came (time.perf_counter)."""
 
     hypothesis: Hypothesis
     text: str
     temperature: float
     compression_ratio: float
     no_speech_prob: float
+    first_token: float
 
     @property
     def avg_logprob(self) -> float:
@@ -109,7 +110,7 @@ class WindowDecoder:
         odds = np.exp(scores - scores.max())
         text = self.model.tokens.text(best.tokens)
         silence = float(odds[self.model.tokens.special.no_speech] / odds.sum())
-        return Decoded(best, text, temperature, compression_ratio(text), silence)
+        return Decoded(best, text, temperature, compression_ratio(text), silence, job.first_token)
 
     def _improbable(self, decoded: Decoded) -> bool:
         lowest = self.options.logprob_threshold

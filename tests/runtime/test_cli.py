@@ -90,3 +90,16 @@ def test_real_subtitles_load_elsewhere(tiny_en_bundle: Callable[[str], Path], tw
     assert len(cues) == len(pysubs2.SSAFile.from_string(text)) > 3
     assert "best of times" in cues[0].content
     assert [cue.index for cue in cues] == list(range(1, len(cues) + 1))
+
+
+def test_bench_prints_a_row_for_every_number_of_requests(seeded_bundle: Path, recording: Path) -> None:
+    done = heedful("bench", seeded_bundle, recording, "--at-once", 1, "--at-once", 3, "--repeat", 2, "-l", "en")
+    assert done.returncode == 0, done.stderr
+    rows = [line.strip("| ").split(" | ") for line in done.stdout.decode().splitlines()[4:]]
+    assert [row[0] for row in rows] == ["1", "3"]
+    for _, factor, _, middle, late, first, peak in rows:
+        # a second of audio a request: latency is at least what the factor says, and the first token comes before it
+        assert 0 < float(factor) <= float(late) + 0.01
+        assert float(first) <= float(middle) <= float(late)
+        assert float(peak) > 20
+    assert heedful("bench", seeded_bundle, recording, "--repeat", 0).returncode == 1
