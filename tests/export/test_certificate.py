@@ -1,0 +1,191 @@
+"""The certificate beside a bundle whose graphs were tampered with: it fails for what a precision does not allow."""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import external_data_helper, numpy_helper
+
+from heedful.export import whisper
+from heedful.export.certificate import TOLERANCES, certify, fixture_windows
+from heedful.export.checkpoint import open_checkpoint
+from heedful.models.whisper import Whisper
+from heedful.runtime.bundle import Bundle, open_bundle
+from heedful.runtime.engine.decoder import Decoder, Feed
+from heedful.runtime.engine.device import choose_device
+from heedful.runtime.errors import ExportError
+from heedful.runtime.speech.model import SpeechModel
+
+Array = NDArray[Any]
+Change = Callable[[Array], Array]
+HEADS = [(1, 0), (1, 1), (1, 2), (1, 3)]
+
+
+@pytest.fixture(scope="module")
+def model(seeded_checkpoint: Path) -> Iterator[Whisper]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # matrices this small cost less than handing them round
+    yield whisper.load(open_checkpoint(seeded_checkpoint))
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def bundle(seeded_bundle: Path) -> Bundle:
+    return open_bundle(seeded_bundle)
+
+
+def speech(bundle: Bundle) -> SpeechModel:
+    return SpeechModel(bundle, choose_device("cpu"), threads=1)
+
+
+def tampered(bundle: Bundle, folder: Path, graph: str, weight: str, change: Change) -> SpeechModel:
+    """`bundle` again in `folder`, with another `weight` in one graph; it is not asked whether its files are whole."""
+    shutil.copytree(bundle.path, folder)
+    proto = onnx.load(folder / f"{graph}.onnx", load_external_data=False)
+    (found,) = (each for each in proto.graph.initializer if each.name == weight)
+    external_data_helper.load_external_data_for_tensor(found, str(folder))
+    changed = change(numpy_helper.to_array(found)).astype(np.float32)
+    found.CopyFrom(numpy_helper.from_array(changed, weight))
+    onnx.save(proto, folder / f"{graph}.onnx")
+    return speech(Bundle(folder, bundle.manifest))
+
+
+def noisy(share: float) -> Change:
+    """Adds noise of that share of the weight's own root mean square."""
+
+    def change(weight: Array) -> Array:
+        noise = np.random.default_rng(0).standard_normal(weight.shape)
+        return np.asarray(weight + share * np.sqrt((weight.astype(np.float64) ** 2).mean()) * noise)
+
+    return change
+
+
+def lost(weight: Array) -> Array:
+    return np.full_like(weight, np.nan)
+
+
+ENCODER = "model.encoder.layers.1.feed_forward.output.weight"
+VALUES = "model.decoder.layers.1.cross_attention.key_value.weight"
+EMBEDDING = "model.decoder.tokens.weight"
+QUERY = "model.decoder.layers.1.cross_attention.query.weight"
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_the_bundle_as_it_was_made_passes_at_any_precision(model: Whisper, bundle: Bundle, precision: str) -> None:
+    found = certify(model, speech(bundle), precision, HEADS)
+    assert found["agreement"] == 1
+    assert found["exact"]["passed"]
+    assert max(figures["rms"] for figures in found["differences"].values()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("graph", "weight", "change", "outputs"),
+    [
+        ("encoder", ENCODER, noisy(0.01), "encoder keys"),
+        ("encoder", VALUES, lambda weight: np.concatenate([weight[:, :64], noisy(0.01)(weight[:, 64:])], axis=1),
+         "encoder values"),
+        ("decoder", EMBEDDING, noisy(0.01), "logits"),
+        ("decoder", "model.decoder.positions.weight", lambda weight: np.roll(weight, 1, axis=0), "logits"),
+        ("aligner", QUERY, noisy(0.01), "alignment weights"),
+        ("aligner", EMBEDDING, noisy(0.003), "alignment probabilities"),
+        ("encoder", ENCODER, lost, "encoder keys"),
+        ("decoder", EMBEDDING, lost, "logits"),
+    ],
+    ids=["encoder", "values", "embedding", "positions", "query", "probabilities", "encoder lost", "decoder lost"],
+)  # fmt: skip
+def test_another_weight_fails_by_the_outputs_it_reaches(
+    model: Whisper, bundle: Bundle, tmp_path: Path, graph: str, weight: str, change: Change, outputs: str
+) -> None:
+    bundled = tampered(bundle, tmp_path / "tampered", graph, weight, change)
+    with pytest.raises(ExportError, match=rf"{outputs} differ from .* fp32 allows 0\.0001; nothing was written"):
+        certify(model, bundled, "fp32", HEADS)
+
+
+def test_the_same_weight_written_again_passes(model: Whisper, bundle: Bundle, tmp_path: Path) -> None:
+    bundled = tampered(bundle, tmp_path / "same", "decoder", EMBEDDING, lambda weight: weight)
+    assert certify(model, bundled, "fp32", HEADS) == certify(model, speech(bundle), "fp32", HEADS)
+
+
+@pytest.mark.parametrize(
+    ("share", "passes"),
+    [(1e-6, {"fp32", "fp16", "int8"}), (1e-3, {"fp16", "int8"}), (0.1, {"int8"}), (0.5, set[str]())],
+)
+def test_each_precision_allows_its_own_share(
+    model: Whisper, bundle: Bundle, tmp_path: Path, share: float, passes: set[str]
+) -> None:
+    bundled = tampered(bundle, tmp_path / "tampered", "decoder", EMBEDDING, lambda weight: weight * (1 + share))
+    found = set()
+    for precision in TOLERANCES:
+        try:
+            certify(model, bundled, precision, HEADS)
+        except ExportError:
+            continue
+        found.add(precision)
+    assert found == passes
+
+
+def test_the_figure_is_the_difference_that_was_made(
+    model: Whisper, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All logits too large by a hundredth: that is a hundredth of their root mean square, and of the largest."""
+    steps = Decoder.step
+
+    def louder(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
+        return {row: logits * np.float32(1.01) for row, logits in steps(decoder, feeds).items()}
+
+    monkeypatch.setattr(Decoder, "step", louder)
+    found = certify(model, speech(bundle), "fp16", HEADS)
+    assert found["differences"]["logits"] == pytest.approx({"rms": 0.01, "largest": 0.01}, rel=0.01)
+    assert found["agreement"] == 1
+
+
+def test_a_likeliest_token_that_changes_is_counted(
+    model: Whisper, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The two largest logits of every third token change places: little by any mean, much to a reader."""
+    steps = Decoder.step
+
+    def swapping(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
+        found = steps(decoder, feeds)
+        for logits in found.values():
+            for row in logits[::3]:
+                second, first = np.argsort(row)[-2:]
+                row[[first, second]] = row[[second, first]]
+        return found
+
+    monkeypatch.setattr(Decoder, "step", swapping)
+    with pytest.raises(ExportError, match=r"only 6\d\.\d% of tokens agree .* int8 asks for 85%; choose a higher"):
+        certify(model, speech(bundle), "int8", HEADS)
+
+
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_rows_that_disturb_one_another_fail(
+    model: Whisper, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """A decoder that gives the first of four rows the logits of the last: each row alone is right."""
+    steps = Decoder.step
+
+    def mixing(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
+        found = steps(decoder, feeds)
+        return found | {0: np.roll(found[3], 1, axis=1)} if len(found) == 4 else found
+
+    monkeypatch.setattr(Decoder, "step", mixing)
+    with pytest.raises(ExportError, match=r"tokens differ in .*'batch 4, prompt of 1, 1 beams'") as failed:
+        certify(model, speech(bundle), precision, HEADS)
+    assert "batch 2," not in str(failed.value)
+
+
+def test_the_fixture_gives_different_windows_of_speech() -> None:
+    speech, *later = fixture_windows(4, 480_000)
+    assert len(speech) > 4 * 16_000
+    assert speech.std() > 0.01
+    for second, window in enumerate(later, 1):
+        np.testing.assert_array_equal(window, speech[second * 16_000 :])
+    for whole, window in zip((speech, *later), fixture_windows(4, 8_000), strict=True):
+        np.testing.assert_array_equal(window, whole[:8_000])
