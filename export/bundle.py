@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from heedful.export import whisper
 from heedful.export.certificate import certify
 from heedful.export.checkpoint import Checkpoint, open_checkpoint
-from heedful.export.fold import fold_scales
+from heedful.export.fold import fold_queries, fold_scales
 from heedful.export.quantize import quantize
 from heedful.export.storage import store
 from heedful.export.trace import trace
@@ -100,6 +100,8 @@ def _graphs(
     for graph in whisper.graphs(model, description):
         report(f"tracing the {graph.name}")
         traced[graph.name] = trace(graph)
+        if graph.name == "decoder":
+            fold_queries(traced[graph.name])
         if precision == "int8":
             quantize(graph.name, traced[graph.name])
     return store(traced, folder)

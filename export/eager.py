@@ -47,4 +47,6 @@ class EagerDecoder:
             return torch.nn.functional.pad(past, (0, 0, 0, slots - past.shape[2]))
 
         past = self.caches[row] if feed.at else [KeyValue(k[:, :, :0], v[:, :, :0]) for k, v in memory]
+        if feed.kept is not None:
+            past = [KeyValue(key[:, :, feed.kept], value[:, :, feed.kept]) for key, value in past]
         return [KeyValue(widen(key), widen(value)) for key, value in past]

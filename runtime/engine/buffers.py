@@ -18,6 +18,9 @@ class Buffer(Protocol):
     def pointer(self, row: int = 0) -> int:
         """Address of the first byte of `row`."""
 
+    def keep(self, row: int, slots: NDArray[np.intp]) -> None:
+        """Move these slots of `row` to its front, in this order."""
+
     def resized(self, slots: int, used: Sequence[int]) -> "Buffer":
         """A buffer of `slots` slots (axis 2) a row that holds the first `used[row]` slots of each row of this one."""
 
@@ -37,6 +40,9 @@ class HostBuffer:
         held = self.array[a].copy()
         self.array[a] = self.array[b]
         self.array[b] = held
+
+    def keep(self, row: int, slots: NDArray[np.intp]) -> None:
+        self.array[row, :, : len(slots)] = self.array[row, :, slots].swapaxes(0, 1)
 
     def resized(self, slots: int, used: Sequence[int]) -> "HostBuffer":
         rows, heads, _, dim = self.shape
@@ -60,8 +66,13 @@ class DeviceBuffer:
     def pointer(self, row: int = 0) -> int:
         return int(self.value.data_ptr()) + row * self.stride
 
+    def keep(self, row: int, slots: NDArray[np.intp]) -> None:
+        # here and below by way of main memory: rare, and onnxruntime has no copy within a device
+        array = self.value.numpy()
+        array[row, :, : len(slots)] = array[row, :, slots].swapaxes(0, 1)
+        self.value.update_inplace(array)
+
     def resized(self, slots: int, used: Sequence[int]) -> "DeviceBuffer":
-        # by way of main memory: rare, and onnxruntime has no copy within a device
         kept = min(slots, self.shape[2])
         array = np.zeros((*self.shape[:2], slots, self.shape[3]), self.value.numpy().dtype)
         array[:, :, :kept] = self.value.numpy()[:, :, :kept]

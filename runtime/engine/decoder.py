@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from heedful.runtime.engine.buffers import Buffer, HostBuffer, allocate
 from heedful.runtime.engine.device import Device
 
+FEW = 8
+"""New tokens up to which a decoder's graph may attend to each on its own (export/fold.py)."""
+
 # slots by which caches grow: attention costs as much as the capacity, growing costs a copy
 _BUCKET = {"cpu": 64, "cuda": 512}
 
@@ -31,7 +34,7 @@ class Shape:
 @dataclass(frozen=True, slots=True)
 class Feed:
     """New tokens of one input: tokens and positions (n,), the first slot they take, the slots each may see (n, used)
-    and which of the n tokens' logits are wanted.
+    and which of the n tokens' logits are wanted. Before that the slots `kept` (at,) are moved to the front, if given.
     """
 
     tokens: NDArray[np.int64]
@@ -39,6 +42,7 @@ class Feed:
     at: int
     mask: NDArray[np.bool_]
     select: NDArray[np.int64]
+    kept: NDArray[np.intp] | None = None
 
 
 class Decoder:
@@ -69,17 +73,22 @@ class Decoder:
     def step(self, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
         """Write the new tokens of some rows into their caches; the other rows stay as they are.
 
-        Returns the wanted logits (len(select), vocabulary), float32, of each row fed. One new token and several are fed
-        apart: onnxruntime adds up the scores of a single query in another order than those of several, so that padding
-        one to the width of its neighbours would change its last bits.
+        Returns the wanted logits (len(select), vocabulary), float32, of each row fed. One new token, a few and many are
+        fed apart: onnxruntime adds up their scores in different orders, so that padding a row to the width of its
+        neighbours would change its last bits.
         """
-        single = {row: feed for row, feed in feeds.items() if len(feed.tokens) == 1}
-        several = {row: feed for row, feed in feeds.items() if len(feed.tokens) > 1}
-        return {row: logits for part in (single, several) if part for row, logits in self._step(part).items()}
+        kinds: dict[tuple[bool, bool], dict[int, Feed]] = {}
+        for row, feed in feeds.items():
+            new = len(feed.tokens)
+            kinds.setdefault((new > 1, new > FEW), {})[row] = feed
+        return {row: logits for kind in kinds.values() for row, logits in self._step(kind).items()}
 
     def _step(self, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
         width = max(len(feed.tokens) for feed in feeds.values())
         for row, feed in feeds.items():
+            if feed.kept is not None:
+                for cache in self.caches.values():
+                    cache.keep(self.place[row], feed.kept)
             self.used[row] = feed.at + len(feed.tokens)
         self._reserve(max(self.used) + width)
         places = self._gather(list(feeds))

@@ -55,10 +55,11 @@ class Job:
         step = self.search.advance(logits)
         if step is None:
             return None
+        kept = self.slots.compact(step.parents)
         at, count = self.slots.used, len(step.tokens)
-        positions = np.full(count, self.position)
+        tokens, positions = np.asarray(step.tokens, np.int64), np.full(count, self.position)
         self.position += 1
-        return Feed(np.asarray(step.tokens, np.int64), positions, at, self.slots.step(step.parents), np.arange(count))
+        return Feed(tokens, positions, at, self.slots.step(step.parents), np.arange(count), kept)
 
 
 class Running:

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+# slots that nobody sees any more, from which on moving the others together is worth it
+_MANY = 64
+
 
 class Slots:
     """The slots of one input: `used` of them are written; `visible` (hypotheses, used) bool."""
@@ -25,6 +28,20 @@ class Slots:
         self.used = tokens
         self.visible = np.ones((1, tokens), dtype=np.bool_)
         return np.tri(tokens, dtype=np.bool_)
+
+    def compact(self, parents: Sequence[int]) -> NDArray[np.intp] | None:
+        """Forget the slots that no hypothesis of `parents` sees, once there are many of them.
+
+        Returns the slots kept (used,), in order, which are to be moved to the front; None if all stay where they are.
+        It depends on nothing but these hypotheses: moving slots changes the last bits of what attention adds up.
+        """
+        seen = self.visible[list(parents)].any(axis=0)
+        if self.used - np.count_nonzero(seen) < _MANY:
+            return None
+        kept = np.flatnonzero(seen)
+        self.visible = self.visible[:, kept]
+        self.used = len(kept)
+        return kept
 
     def step(self, parents: Sequence[int]) -> NDArray[np.bool_]:
         """Take one slot for each new hypothesis, the continuation of hypothesis `parents[i]`.

@@ -40,6 +40,8 @@ class Reader:
         self.written.pop(row, None)
 
     def _read(self, written: list[int], feed: Feed) -> Logits:
+        if feed.kept is not None:
+            written[:] = [written[slot] for slot in feed.kept]
         assert feed.at == len(written)
         written += feed.tokens.tolist()
         texts = [np.array(written)[feed.mask[i]].tolist() for i in feed.select]

@@ -46,6 +46,8 @@ class Reader:
         del self.written[row]
 
     def _read(self, written: list[int], feed: Feed) -> Logits:
+        if feed.kept is not None:
+            written[:] = [written[slot] for slot in feed.kept]
         assert feed.at == len(written)
         written += feed.tokens.tolist()
         assert feed.mask.shape == (len(feed.tokens), len(written))

@@ -41,6 +41,29 @@ def test_every_hypothesis_sees_as_many_slots_as_it_has_tokens(tree: tuple[int, l
         assert mask[:, :prompt].all()
 
 
+@given(st.data())
+def test_compacting_keeps_what_is_seen(data: st.DataObject) -> None:
+    """Followed by what each slot holds: hypotheses read the same whether or not dead slots are dropped."""
+    slots, held = Slots(), list("prompt")
+    slots.prefill(len(held))
+    texts = ["prompt"]
+    longest = 0
+    for step in range(60):
+        parents = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=5, max_size=5))
+        kept = slots.compact(parents)
+        if kept is not None:
+            held = [held[slot] for slot in kept]
+        new = [chr(ord("a") + (step + i) % 26) for i in range(5)]
+        mask = slots.step(parents)
+        held += new
+        texts = [texts[parent] + letter for parent, letter in zip(parents, new, strict=True)]
+        assert ["".join(np.array(held)[row]) for row in mask] == texts
+        assert slots.used == len(held)
+        longest = max(longest, len(held) - len(set().union(*(np.flatnonzero(row).tolist() for row in mask))))
+    # without it up to 300 slots would be written
+    assert longest <= 64 + 5
+
+
 def test_only_one_prompt() -> None:
     slots = Slots()
     slots.prefill(3)
