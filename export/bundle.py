@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from heedful.export import whisper
 from heedful.export.certificate import certify
 from heedful.export.checkpoint import Checkpoint, open_checkpoint
+from heedful.export.flash import use_flash
 from heedful.export.fold import fold_queries, fold_scales
 from heedful.export.quantize import quantize
 from heedful.export.storage import store
@@ -103,6 +104,7 @@ def _graphs(
         if graph.name == "decoder":
             fold_queries(traced[graph.name])
         if precision == "int8":
+            use_flash(traced[graph.name])
             quantize(graph.name, traced[graph.name])
     return store(traced, folder)
 

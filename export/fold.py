@@ -42,8 +42,8 @@ def fold_queries(model: ir.Model) -> None:
         return
     tokens = next(value for value in model.graph.inputs if value.name == "tokens")
     new = ir.node("Shape", [tokens], {"start": 1, "end": 2})
-    few = ir.node("LessOrEqual", [new.outputs[0], _integers(model, [FEW])])
-    one = _integers(model, [1])
+    few = ir.node("LessOrEqual", [new.outputs[0], integers(model, [FEW])])
+    one = integers(model, [1])
     fold = ir.node("Where", [few.outputs[0], new.outputs[0], one])
     rest = ir.node("Div", [new.outputs[0], fold.outputs[0]])
     shared = [new, few, fold, rest]
@@ -55,10 +55,10 @@ def fold_queries(model: ir.Model) -> None:
         assert key.shape is not None
         heads, dim = int(key.shape[1]), int(key.shape[3])  # type: ignore[arg-type]
         if (heads, dim) not in shapes:
-            copied, width = _integers(model, [0]), _integers(model, [dim])
-            wide = ir.node("Mul", [fold.outputs[0], _integers(model, [heads])])
+            copied, width = integers(model, [0]), integers(model, [dim])
+            wide = ir.node("Mul", [fold.outputs[0], integers(model, [heads])])
             there = ir.node("Concat", [copied, wide.outputs[0], rest.outputs[0], width], {"axis": 0})
-            back = ir.node("Concat", [copied, _integers(model, [heads]), new.outputs[0], width], {"axis": 0})
+            back = ir.node("Concat", [copied, integers(model, [heads]), new.outputs[0], width], {"axis": 0})
             shared += [wide, there, back]
             shapes[heads, dim] = there.outputs[0], back.outputs[0]
         there_shape, back_shape = shapes[heads, dim]
@@ -79,7 +79,7 @@ def _is_memory(value: ir.Value | None) -> bool:
     return value is not None and (value.name or "").startswith("memory.")
 
 
-def _integers(model: ir.Model, numbers: list[int]) -> ir.Value:
+def integers(model: ir.Model, numbers: list[int]) -> ir.Value:
     """The constant of `numbers`, int64, made on first use."""
     name = f"integers.{'.'.join(map(str, numbers))}"
     if name not in model.graph.initializers:

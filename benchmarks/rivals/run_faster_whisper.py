@@ -1,26 +1,35 @@
-"""Runs faster-whisper in an environment of its own: one JSON request a line in, one JSON answer a line out.
+"""Runs faster-whisper in an environment of its own; see serve.py.
 
-A request holds `model` (a CTranslate2 folder), `compute_type`, `threads`, `audio` and `options` for `transcribe`;
-the answer `text`, `seconds` (of the transcription alone) and `words` (start, end, text) where they were asked for.
+A request holds `model` (a CTranslate2 folder), `compute_type`, `threads`, `audio` and `options` for `transcribe`, with
+`batch_size` among them for the batched pipeline; the answer `text`, and `words` (start, end, text) where asked for.
 """
 
-import json
-import sys
-import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
-from faster_whisper import WhisperModel
+from faster_whisper import BatchedInferencePipeline, WhisperModel
+from serve import serve
 
-models: dict[tuple[str, str, int], WhisperModel] = {}
-for line in sys.stdin:
-    request = json.loads(line)
-    key = request["model"], request["compute_type"], request["threads"]
-    if key not in models:
-        models[key] = WhisperModel(key[0], device="cpu", compute_type=key[1], cpu_threads=key[2])
-    begin = time.perf_counter()
-    segments = list(models[key].transcribe(request["audio"], **request["options"])[0])
-    answer = {
-        "seconds": time.perf_counter() - begin,
-        "text": "".join(segment.text for segment in segments),
-        "words": [(word.start, word.end, word.word) for segment in segments for word in segment.words or []],
-    }
-    print(json.dumps(answer), flush=True)
+
+@cache
+def opened(model: str, compute_type: str, threads: int) -> WhisperModel:
+    return WhisperModel(model, device="cpu", compute_type=compute_type, cpu_threads=threads)
+
+
+def prepare(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    model = opened(request["model"], request["compute_type"], request["threads"])
+    engine = BatchedInferencePipeline(model) if "batch_size" in request["options"] else model
+
+    def timed() -> dict[str, Any]:
+        segments = list(engine.transcribe(request["audio"], **request["options"])[0])
+        return {
+            "text": "".join(segment.text for segment in segments),
+            "words": [(word.start, word.end, word.word) for segment in segments for word in segment.words or []],
+        }
+
+    return timed
+
+
+if __name__ == "__main__":
+    serve("faster-whisper", prepare)

@@ -1,5 +1,7 @@
 """Memory that graphs read and write in place: one buffer whose rows are the inputs being decoded."""
 
+import math
+import mmap
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -26,10 +28,16 @@ class Buffer(Protocol):
 
 
 class HostBuffer:
-    """A buffer in main memory, zero at first: a slot that was never written must not hold a NaN."""
+    """A buffer in main memory, zero at first: a slot that was never written must not hold a NaN.
+
+    Rows take up memory only once they are written.
+    """
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
-        self.array: NDArray[np.generic] = np.zeros(shape, dtype)
+        count = math.prod(shape)
+        # pages straight from the system: numpy's zeros may come from freed memory, and are then written one by one
+        pages = mmap.mmap(-1, count * np.dtype(dtype).itemsize)
+        self.array: NDArray[np.generic] = np.frombuffer(pages, dtype, count).reshape(shape)
         self.shape = shape
 
     def pointer(self, row: int = 0) -> int:

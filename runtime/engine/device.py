@@ -88,6 +88,8 @@ def open_session(path: Path, device: Device, threads: int = 0) -> ort.InferenceS
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
+    # shapes change from step to step: a plan of memory for each would be kept and seldom used again
+    options.enable_mem_pattern = False
     options.log_severity_level = 3
     session = ort.InferenceSession(str(path), options, providers=device.providers)
     if device.providers[0] not in session.get_providers():

@@ -35,7 +35,7 @@ class VadOptions:
     min_speech: float = 0.25
     min_silence: float = 0.5
     pad: float = 0.2
-    max_gap: float = 2.0
+    max_gap: float = 5.0
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:

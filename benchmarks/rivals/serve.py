@@ -1,0 +1,31 @@
+"""The other end of a rival's process: a line of JSON that says the engine, then an answer a line to each request."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def serve(package: str, prepare: Callable[[dict[str, Any]], Callable[[], dict[str, Any]]]) -> None:
+    """Answer requests until there are no more. `prepare` does what is not timed, such as opening a model, and returns
+    what is. Each answer also says `seconds`, how long the timed part took, and `peak`, the most memory in MiB that this
+    process has held so far. The engine is the installed `package`.
+    """
+    # whatever a library prints must not end up between the answers
+    answers, sys.stdout = sys.stdout, sys.stderr
+    print(json.dumps({"engine": f"{package} {version(package)}"}), file=answers, flush=True)
+    for line in sys.stdin:
+        timed = prepare(json.loads(line))
+        begin = time.perf_counter()
+        answer = timed()
+        seconds = time.perf_counter() - begin
+        print(json.dumps({**answer, "seconds": seconds, "peak": peak()}), file=answers, flush=True)
+
+
+def peak() -> float:
+    """The most memory in MiB that this process has held: resident pages, those of mapped files included."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
