@@ -8,6 +8,23 @@ LINKS := $(addprefix build/links/heedful/,models export runtime)
 SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit( \
 	"heedful needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11 ...")
 
+# What `make bench` measures: LONG is a recording of some minutes, CLIPS a folder with clips.jsonl.
+AUDIO ?= two-cities.wav
+LONG ?=
+CLIPS ?=
+RIVALS ?= build/rivals
+FASTER_WHISPER := --rival-python $(RIVALS)/faster-whisper/bin/python
+OPTIMUM := --rival-python $(RIVALS)/optimum/bin/python
+BENCH_speech_memory = $(AUDIO) $(FASTER_WHISPER)
+BENCH_speech_quality = $(CLIPS) $(FASTER_WHISPER)
+BENCH_speech_requests = $(LONG)
+BENCH_speech_scaling = $(AUDIO) $(LONG)
+BENCH_speech_speed = $(AUDIO) --long $(LONG) $(FASTER_WHISPER)
+BENCH_speech_start = $(AUDIO) $(FASTER_WHISPER)
+BENCH_speech_transformers = $(AUDIO) $(OPTIMUM)
+BENCH_speech_words = $(AUDIO) $(LONG) $(FASTER_WHISPER)
+BENCHMARKS := $(basename $(notdir $(sort $(wildcard benchmarks/*.py))))
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo test check bench clean
@@ -47,9 +64,9 @@ check: $(INSTALLED) $(LINKS) ## format, lint, types and tests
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-bench: $(INSTALLED) ## run every script of benchmarks/
-	@set -e; for script in $(sort $(wildcard benchmarks/*.py)); do \
-		echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(INSTALLED) ## run every script of benchmarks/: make bench LONG=FILE CLIPS=FOLDER (benchmarks/README.md)
+	@test -n "$(LONG)" -a -n "$(CLIPS)" || { echo "make bench LONG=FILE CLIPS=FOLDER: see benchmarks/README.md"; exit 2; }
+	@set -e; $(foreach name,$(BENCHMARKS),echo "== $(name)"; $(BIN)/python benchmarks/$(name).py $(BENCH_$(name));)
 
 clean: ## remove builds and caches; .venv stays
 	rm -rf build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
