@@ -4,8 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,7 +46,6 @@ class _Stretch:
     seek: int = 0
     speech_end: float = 0.0
     done: bool = False
-    ready: list[Segment] = field(default_factory=list)
 
 
 class Transcription:
@@ -80,7 +78,6 @@ class Transcription:
         self._windows = WindowDecoder(model, options, batcher.generate)
         self._hotwords = model.tokens.encode(options.hotwords) if options.hotwords else []
         self._opening = model.tokens.encode(options.initial_prompt) if options.initial_prompt else []
-        self._count = 0
         self.first_token: float | None = None
 
     @property
@@ -94,29 +91,32 @@ class Transcription:
 
     def __iter__(self) -> Iterator[Segment]:
         with self.batcher.request():
-            stretches = self._stretches()
-            order: deque[_Stretch] = deque()
-            active: list[_Stretch] = []
-            while True:
-                fresh = list(islice(stretches, self.options.batch - len(active)))
-                active += fresh
-                order += fresh
-                if not active:
-                    return
-                self._advance(active)
-                active = [stretch for stretch in active if not stretch.done]
-                yield from self._in_order(order)
+            segments = self._one_after_another() if self.options.batch == 1 else self._side_by_side()
+            for number, segment in enumerate(segments):
+                yield replace(segment, id=number)
 
-    def _in_order(self, order: deque[_Stretch]) -> Iterator[Segment]:
-        """What is ready of the first stretch that is not done, and of all before it."""
-        while order:
-            for segment in order[0].ready:
-                yield replace(segment, id=self._count)
-                self._count += 1
-            order[0].ready.clear()
-            if not order[0].done:
-                return
-            order.popleft()
+    def _one_after_another(self) -> Iterator[Segment]:
+        for stretch in self._stretches():
+            yield from self._segments(stretch)
+
+    def _side_by_side(self) -> Iterator[Segment]:
+        """The segments of all stretches in order, `batch` stretches being transcribed at a time."""
+        with ThreadPoolExecutor(self.options.batch, "heedful-stretch") as pool:
+            ahead: deque[Future[list[Segment]]] = deque()
+            try:
+                for stretch in self._stretches():
+                    if not self.language:
+                        # the others need to know the language that this one is found to be in
+                        yield from self._segments(stretch)
+                        continue
+                    ahead.append(pool.submit(lambda mine: list(self._segments(mine)), stretch))
+                    if len(ahead) > 2 * self.options.batch:
+                        yield from ahead.popleft().result()
+                while ahead:
+                    yield from ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
 
     def _stretches(self) -> Iterator[_Stretch]:
         """The whole recording as one stretch, or each window of speech that the detector finds as one."""
@@ -128,30 +128,28 @@ class Transcription:
             begin = window.start / self.model.rate
             yield _Stretch(Tape(iter([window.samples])), window.start, list(self._opening), speech_end=begin)
 
-    def _advance(self, stretches: list[_Stretch]) -> None:
-        """One window of each stretch."""
-        heard: list[tuple[_Stretch, NDArray[np.float32]]] = []
-        for stretch in stretches:
+    def _segments(self, stretch: _Stretch) -> Iterator[Segment]:
+        """Window after window."""
+        while not stretch.done:
             waveform = stretch.tape.read(stretch.seek, self.model.samples)
             if len(waveform) < (_SHORTEST * self.model.rate if stretch.seek else 1):
-                stretch.done = True
-            else:
-                heard.append((stretch, waveform))
-        if not heard:
-            return
-        # rows are held for one window only, so that a caller who takes its time over the segments holds up nobody
-        with self.batcher.rows(len(heard)) as rows:
-            for row, (_, waveform) in zip(rows, heard, strict=True):
-                self._encode(row, waveform)
-            if not self.language:
-                self._detect(rows[0])
-            header = self.model.tokens.header(self.language, self.options)
-            windows = [self._window(stretch, row, header) for row, (stretch, _) in zip(rows, heard, strict=True)]
-            decoded = self._windows.decode(windows)
-            if self.first_token is None:
-                self.first_token = min(each.first_token for each in decoded)
-            for (stretch, waveform), window, result in zip(heard, windows, decoded, strict=True):
-                self._take(stretch, len(waveform), window, result)
+                return
+            # a row is held for one window only, so that a caller who takes its time over the segments holds up nobody
+            with self.batcher.rows(1) as (row,):
+                segments = self._transcribe(stretch, row, waveform)
+            yield from segments
+
+    def _transcribe(self, stretch: _Stretch, row: int, waveform: NDArray[np.float32]) -> list[Segment]:
+        """The segments of one window, `waveform` (samples,), decoded in `row`."""
+        self._encode(row, waveform)
+        if not self.language:
+            self._detect(row)
+        header = self.model.tokens.header(self.language, self.options)
+        window = self._window(stretch, row, header)
+        decoded = self._windows.decode(window)
+        if self.first_token is None:
+            self.first_token = decoded.first_token
+        return self._take(stretch, len(waveform), window, decoded)
 
     def _encode(self, row: int, waveform: NDArray[np.float32]) -> None:
         self.batcher.call(lambda: self.model.encode(self.batcher.decoder, {row: waveform}))
@@ -168,12 +166,12 @@ class Transcription:
         prompt = self.model.tokens.prompt(header, stretch.previous, self._hotwords)
         return Window(row, stretch.start + stretch.seek, prompt, len(prompt) - len(header))
 
-    def _take(self, stretch: _Stretch, samples: int, window: Window, decoded: Decoded) -> None:
-        """Add a decoded window of `samples` samples to its stretch and move on to the next."""
+    def _take(self, stretch: _Stretch, samples: int, window: Window, decoded: Decoded) -> list[Segment]:
+        """The segments of a decoded window of `samples` samples; its stretch moves on to the next."""
         duration = samples / self.model.rate
         if self._windows.is_silence(decoded):
             stretch.seek += samples
-            return
+            return []
         first = self.model.tokens.special.first_timestamp
         spans, following = split_segments(decoded.hypothesis.tokens, first, self.model.frame, duration)
         texts = [self.model.tokens.text(span.tokens) for span in spans]
@@ -181,16 +179,18 @@ class Transcription:
         words = self._words(stretch, window, [span for span, _ in kept], duration)
         offset = window.start / self.model.rate
         floor = 0.0
+        segments = []
         for (span, text), timed in zip(kept, words, strict=True):
             segment = build_segment(span, text, timed, offset, (floor, min(following, duration)), decoded)
             floor = segment.end - offset
-            stretch.ready.append(segment)
+            segments.append(segment)
         advance = round(following * self.model.rate)
         stretch.seek += advance if 0 < advance < samples else samples
         stretch.previous += decoded.hypothesis.tokens
         if not self.options.condition_on_previous_text or decoded.temperature > _TRUSTED_TEMPERATURE:
             stretch.previous = []
         stretch.done = stretch.tape.ended and stretch.tape.heard - stretch.seek < _SHORTEST * self.model.rate
+        return segments
 
     def _words(
         self, stretch: _Stretch, window: Window, spans: Sequence[Span], duration: float

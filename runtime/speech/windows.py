@@ -1,7 +1,6 @@
-"""Decoding of windows of speech side by side, each with its own prompt, at falling confidence in itself.
+"""Decoding of a window of speech at falling confidence in itself.
 
-A window that fails the thresholds of repetition or probability is decoded again at the next temperature, alone with
-those that failed too; what passed stays as it is.
+A window that fails the thresholds of repetition or probability is decoded again at the next temperature.
 """
 
 import zlib
@@ -70,25 +69,16 @@ class WindowDecoder:
             stamps = range(special.no_timestamps, model.shape.vocabulary)
             self.rules.append(Suppress(stamps))
 
-    def decode(self, windows: Sequence[Window]) -> list[Decoded]:
-        """The text of each window, in order."""
-        tries: dict[int, list[Decoded]] = {window.row: [] for window in windows}
-        waiting = list(windows)
+    def decode(self, window: Window) -> Decoded:
+        """The text of `window`."""
+        tries: list[Decoded] = []
         for temperature in self.options.temperatures:
-            for window, decoded in zip(waiting, self._attempt(waiting, temperature), strict=True):
-                tries[window.row].append(decoded)
-            waiting = [window for window in waiting if not self._accepts(tries[window.row][-1])]
-            if not waiting:
+            job = Job(window.row, window.prompt, self._search(window, temperature), watch=[window.header])
+            self.generate([job])
+            tries.append(self._decoded(job, temperature))
+            if self._accepts(tries[-1]):
                 break
-        return [self._best(tries[window.row]) for window in windows]
-
-    def _attempt(self, windows: Sequence[Window], temperature: float) -> list[Decoded]:
-        jobs = [
-            Job(window.row, window.prompt, self._search(window, temperature), watch=[window.header])
-            for window in windows
-        ]
-        self.generate(jobs)
-        return [self._decoded(job, temperature) for job in jobs]
+        return self._best(tries)
 
     def _search(self, window: Window, temperature: float) -> Search:
         positions = self.model.shape.positions
