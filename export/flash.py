@@ -31,8 +31,9 @@ def use_flash(model: ir.Model) -> None:
             continue
         heads, width = _heads_and_width(place)
         parts = ir.node("Split", [place.source, integers(model, [width] * 3)], {"axis": -1}, num_outputs=3)
-        scale = node.attributes["scale"].as_float()
-        attributes = {"num_heads": heads, "scale": scale}
+        # without a scale both operators take 1 / sqrt(d)
+        stated = {"scale": node.attributes["scale"].as_float()} if "scale" in node.attributes else {}
+        attributes = {"num_heads": heads, **stated}
         attention = ir.node("MultiHeadAttention", parts.outputs, attributes, domain=MICROSOFT)
         last = place.nodes[-1]
         ir.convenience.replace_nodes_and_values(
