@@ -6,15 +6,32 @@ A request holds `model` (a CTranslate2 folder), `compute_type`, `threads`, `audi
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from faster_whisper import BatchedInferencePipeline, WhisperModel
 from serve import serve
+from tokenizers import Tokenizer
 
 
 @cache
 def opened(model: str, compute_type: str, threads: int) -> WhisperModel:
-    return WhisperModel(model, device="cpu", compute_type=compute_type, cpu_threads=threads)
+    with TemporaryDirectory() as folder:
+        for file in Path(model).iterdir():
+            (Path(folder) / file.name).symlink_to(file.resolve())
+        write_vocabulary(Path(folder))
+        return WhisperModel(folder, device="cpu", compute_type=compute_type, cpu_threads=threads)
+
+
+def write_vocabulary(folder: Path) -> None:
+    """The list of tokens that CTranslate2 asks for beside the tokenizer, which has all but the timestamps."""
+    if any(folder.glob("vocabulary.*")):
+        return
+    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
+    stamps = [f"<|{0.02 * i:.2f}|>" for i in range(1501)]
+    tokens = [*sorted(ids, key=ids.__getitem__), *stamps]
+    (folder / "vocabulary.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
 
 
 def prepare(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
