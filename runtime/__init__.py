@@ -3,6 +3,7 @@
 from heedful.runtime.bundle import Bundle, open_bundle
 from heedful.runtime.errors import (
     BundleError,
+    BusyError,
     CheckpointError,
     DeviceError,
     ExportError,
@@ -19,6 +20,7 @@ from heedful.runtime.speech.vad import VadOptions
 __all__ = [
     "Bundle",
     "BundleError",
+    "BusyError",
     "CheckpointError",
     "DeviceError",
     "ExportError",

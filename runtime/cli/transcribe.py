@@ -69,7 +69,7 @@ def transcribe(
     if temperature:
         options["temperatures"] = tuple(temperature)
     targets = _targets(audio, output_dir, format)
-    transcriber = load(model, device, threads=threads)
+    transcriber = load(model, device, threads=threads, rows=max(16, batch))
     failed = 0
     for name, target in targets:
         try:
