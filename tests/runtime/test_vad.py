@@ -2,6 +2,8 @@
 
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -306,3 +308,21 @@ class TestDetector:
         for window in found:
             outside[window.start : window.end] = False
         assert np.std(samples[outside]) < np.std(samples[~outside]) / 5
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc, which only Linux has")
+@pytest.mark.parametrize("before", ["import torch", "pass"])
+def test_the_detector_starts_no_threads(before: str) -> None:
+    """Beside torch, whose OpenMP it then shares, neither; and what torch may do stays as it was."""
+    code = f"""{before}
+import ctypes, os
+import numpy as np
+from heedful.runtime.speech.vad import _detector
+levels = getattr(ctypes.CDLL(None), "omp_get_max_active_levels", lambda: 0)
+detect, allowed, threads = _detector(), levels(), len(os.listdir("/proc/self/task"))
+for _ in range(3):
+    detect(np.zeros(512, np.float32))
+assert len(os.listdir("/proc/self/task")) == threads, os.listdir("/proc/self/task")
+assert levels() == allowed"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
