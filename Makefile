@@ -15,6 +15,7 @@ CLIPS ?=
 RIVALS ?= build/rivals
 FASTER_WHISPER := --rival-python $(RIVALS)/faster-whisper/bin/python
 OPTIMUM := --rival-python $(RIVALS)/optimum/bin/python
+BENCH_speech_floor = $(AUDIO)
 BENCH_speech_memory = $(AUDIO) $(FASTER_WHISPER)
 BENCH_speech_quality = $(CLIPS) $(FASTER_WHISPER)
 BENCH_speech_requests = $(LONG)

@@ -14,7 +14,8 @@ from heedful.runtime.errors import (
 from heedful.runtime.load import load
 from heedful.runtime.speech.options import TranscribeOptions
 from heedful.runtime.speech.results import Segment, Transcript, Word
-from heedful.runtime.speech.transcriber import Transcriber, Transcription
+from heedful.runtime.speech.transcriber import Transcriber
+from heedful.runtime.speech.transcription import Transcription
 from heedful.runtime.speech.vad import VadOptions
 
 __all__ = [

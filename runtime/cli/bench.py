@@ -14,7 +14,8 @@ import typer
 from heedful.runtime.errors import InputError
 from heedful.runtime.home import locate
 from heedful.runtime.load import load
-from heedful.runtime.speech.transcriber import Transcriber, collect
+from heedful.runtime.speech.transcriber import Transcriber
+from heedful.runtime.speech.transcription import collect
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 

@@ -17,7 +17,8 @@ from heedful.runtime.home import locate
 from heedful.runtime.load import load
 from heedful.runtime.speech.formats import writer
 from heedful.runtime.speech.results import Segment
-from heedful.runtime.speech.transcriber import Transcriber, Transcription, collect
+from heedful.runtime.speech.transcriber import Transcriber
+from heedful.runtime.speech.transcription import Transcription, collect
 
 DEFAULT_BUNDLE = "whisper-tiny.en-int8"
 _STDIN = "-"

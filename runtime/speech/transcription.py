@@ -1,0 +1,228 @@
+"""A transcription in progress: a recording of any length, window by window, in constant memory."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heedful.runtime.engine.batcher import Batcher
+from heedful.runtime.errors import InputError
+from heedful.runtime.speech.model import SpeechModel
+from heedful.runtime.speech.options import TranscribeOptions
+from heedful.runtime.speech.results import Segment, Transcript
+from heedful.runtime.speech.segments import build_segment, deal_words
+from heedful.runtime.speech.tape import Tape
+from heedful.runtime.speech.timestamps import Span, split_segments
+from heedful.runtime.speech.vad import speech_windows
+from heedful.runtime.speech.windows import Decoded, Window, WindowDecoder
+from heedful.runtime.speech.words import TimedWord, time_words
+
+log = logging.getLogger("heedful")
+
+# less than this of audio after the last window holds no word
+_SHORTEST = 0.1
+# text decoded at a higher temperature is not trusted as a prompt for what follows
+_TRUSTED_TEMPERATURE = 0.5
+
+
+@dataclass(slots=True)
+class _Stretch:
+    """A stretch of a recording, from sample `start` on, transcribed window after window.
+
+    `seek` is where in it the next window begins; `previous` the tokens so far; `speech_end` where its last word ended,
+    in seconds of the recording.
+    """
+
+    tape: Tape
+    start: int
+    previous: list[int]
+    seek: int = 0
+    speech_end: float = 0.0
+    done: bool = False
+
+
+class Transcription:
+    """A transcription in progress: iterate over it for its segments, which come as soon as they are ready.
+
+    `language` and `language_probability` are known with the first segment; `duration`, in seconds, is what has been
+    heard so far; `first_token` the time, by time.perf_counter, when the first token of all came.
+    """
+
+    def __init__(
+        self,
+        model: SpeechModel,
+        batcher: Batcher,
+        options: TranscribeOptions,
+        chunks: Iterator[NDArray[np.float32]],
+    ) -> None:
+        model.tokens.check_language(options.language, options.task)
+        if options.batch > batcher.decoder.rows:
+            raise InputError(
+                f"batch {options.batch} is more than the {batcher.decoder.rows} rows that the model was loaded with: "
+                f"load it with rows={options.batch}"
+            )
+        self.model = model
+        self.batcher = batcher
+        self.options = options
+        self.language = options.language or ("" if model.tokens.multilingual else "en")
+        self.language_probability = 1.0 if self.language else 0.0
+        self._samples = 0
+        self._chunks = self._counted(chunks)
+        self._windows = WindowDecoder(model, options, batcher.generate)
+        self._hotwords = model.tokens.encode(options.hotwords) if options.hotwords else []
+        self._opening = model.tokens.encode(options.initial_prompt) if options.initial_prompt else []
+        self.first_token: float | None = None
+
+    @property
+    def duration(self) -> float:
+        return self._samples / self.model.rate
+
+    def _counted(self, chunks: Iterator[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:
+        for chunk in chunks:
+            self._samples += len(chunk)
+            yield chunk
+
+    def __iter__(self) -> Iterator[Segment]:
+        with self.batcher.request():
+            segments = self._one_after_another() if self.options.batch == 1 else self._side_by_side()
+            for number, segment in enumerate(segments):
+                yield replace(segment, id=number)
+
+    def _one_after_another(self) -> Iterator[Segment]:
+        for stretch in self._stretches():
+            yield from self._segments(stretch)
+
+    def _side_by_side(self) -> Iterator[Segment]:
+        """The segments of all stretches in order, `batch` stretches being transcribed at a time."""
+        with ThreadPoolExecutor(self.options.batch, "heedful-stretch") as pool:
+            ahead: deque[Future[list[Segment]]] = deque()
+            try:
+                for stretch in self._stretches():
+                    if not self.language:
+                        # the others need to know the language that this one is found to be in
+                        yield from self._segments(stretch)
+                        continue
+                    ahead.append(pool.submit(lambda mine: list(self._segments(mine)), stretch))
+                    if len(ahead) > 2 * self.options.batch:
+                        yield from ahead.popleft().result()
+                while ahead:
+                    yield from ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _stretches(self) -> Iterator[_Stretch]:
+        """The whole recording as one stretch, or each window of speech that the detector finds as one."""
+        vad = self.options.vad_options
+        if vad is None:
+            yield _Stretch(Tape(self._chunks), 0, list(self._opening))
+            return
+        for window in speech_windows(self._chunks, vad, self.model.samples / self.model.rate):
+            begin = window.start / self.model.rate
+            yield _Stretch(Tape(iter([window.samples])), window.start, list(self._opening), speech_end=begin)
+
+    def _segments(self, stretch: _Stretch) -> Iterator[Segment]:
+        """Window after window."""
+        while not stretch.done:
+            waveform = stretch.tape.read(stretch.seek, self.model.samples)
+            if len(waveform) < (_SHORTEST * self.model.rate if stretch.seek else 1):
+                return
+            # a row is held for one window only, so that a caller who takes its time over the segments holds up nobody
+            with self.batcher.rows(1) as (row,):
+                segments = self._transcribe(stretch, row, waveform)
+            yield from segments
+
+    def _transcribe(self, stretch: _Stretch, row: int, waveform: NDArray[np.float32]) -> list[Segment]:
+        """The segments of one window, `waveform` (samples,), decoded in `row`."""
+        self._encode(row, waveform)
+        if not self.language:
+            self._detect(row)
+        header = self.model.tokens.header(self.language, self.options)
+        window = self._window(stretch, row, header)
+        decoded = self._windows.decode(window)
+        if self.first_token is None:
+            self.first_token = decoded.first_token
+        return self._take(stretch, len(waveform), window, decoded)
+
+    def _encode(self, row: int, waveform: NDArray[np.float32]) -> None:
+        self.batcher.call(lambda: self.model.encode(self.batcher.decoder, {row: waveform}))
+
+    def _detect(self, row: int) -> None:
+        job = self.model.language_job(row)
+        self.batcher.generate([job])
+        odds = self.model.language_odds(job)
+        self.language = max(odds, key=odds.__getitem__)
+        self.language_probability = odds[self.language]
+        log.info("language: %s (probability %.2f)", self.language, self.language_probability)
+
+    def _window(self, stretch: _Stretch, row: int, header: Sequence[int]) -> Window:
+        prompt = self.model.tokens.prompt(header, stretch.previous, self._hotwords)
+        return Window(row, stretch.start + stretch.seek, prompt, len(prompt) - len(header))
+
+    def _take(self, stretch: _Stretch, samples: int, window: Window, decoded: Decoded) -> list[Segment]:
+        """The segments of a decoded window of `samples` samples; its stretch moves on to the next."""
+        duration = samples / self.model.rate
+        if self._windows.is_silence(decoded):
+            stretch.seek += samples
+            return []
+        first = self.model.tokens.special.first_timestamp
+        spans, following = split_segments(decoded.hypothesis.tokens, first, self.model.frame, duration)
+        texts = [self.model.tokens.text(span.tokens) for span in spans]
+        kept = [(span, text) for span, text in zip(spans, texts, strict=True) if text.strip() and span.end > span.start]
+        words = self._words(stretch, window, [span for span, _ in kept], duration)
+        offset = window.start / self.model.rate
+        floor = 0.0
+        segments = []
+        for (span, text), timed in zip(kept, words, strict=True):
+            segment = build_segment(span, text, timed, offset, (floor, min(following, duration)), decoded)
+            floor = segment.end - offset
+            segments.append(segment)
+        advance = round(following * self.model.rate)
+        stretch.seek += advance if 0 < advance < samples else samples
+        stretch.previous += decoded.hypothesis.tokens
+        if not self.options.condition_on_previous_text or decoded.temperature > _TRUSTED_TEMPERATURE:
+            stretch.previous = []
+        stretch.done = stretch.tape.ended and stretch.tape.heard - stretch.seek < _SHORTEST * self.model.rate
+        return segments
+
+    def _words(
+        self, stretch: _Stretch, window: Window, spans: Sequence[Span], duration: float
+    ) -> list[list[TimedWord] | None]:
+        """The timed words of each span, seconds from the start of the window; None where they were not asked for."""
+        if not self.options.words:
+            return [None] * len(spans)
+        tokens = self.model.tokens
+        texts = [[token for token in span.tokens if token < tokens.special.end] for span in spans]
+        flat = [token for text in texts for token in text]
+        if not flat:
+            return [[] for _ in spans]
+        header = tokens.header(self.language, replace(self.options, timestamps=False))
+        weights, probabilities = self.batcher.call(
+            lambda: self.model.align(self.batcher.decoder, window.row, header, flat)
+        )
+        frames = max(1, min(self.model.shape.frames, round(duration / self.model.frame)))
+        timed = time_words(tokens.words(flat, self.language), weights, probabilities, frames, self.model.frame)
+        offset = window.start / self.model.rate
+        dealt = deal_words(timed, spans, [len(text) for text in texts], stretch.speech_end - offset)
+        stretch.speech_end = max((words[-1].end + offset for words in dealt if words), default=stretch.speech_end)
+        return [*dealt]
+
+
+def collect(transcription: Transcription, each: Callable[[Segment], None] = lambda segment: None) -> Transcript:
+    """Run a transcription to its end, calling `each` with every segment as it comes."""
+    segments = []
+    for segment in transcription:
+        each(segment)
+        segments.append(segment)
+    return Transcript(
+        text="".join(segment.text for segment in segments).strip(),
+        task=transcription.options.task,
+        language=transcription.language,
+        language_probability=transcription.language_probability,
+        duration=round(transcription.duration, 3),
+        segments=tuple(segments),
+    )
