@@ -9,9 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from heedful.export.fold import integers
+from heedful.export.constants import MICROSOFT, integers
 
-MICROSOFT = "com.microsoft"
 _SWAP_HEADS = (0, 2, 1, 3)
 
 

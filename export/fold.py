@@ -6,11 +6,11 @@ copies all keys and values into another layout, which for a decoding step costs 
 
 import math
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
 
+from heedful.export.constants import integers
 from heedful.models.attention import CrossAttention, DotProductScore, SelfAttention
 from heedful.runtime.engine.decoder import FEW
 
@@ -40,50 +40,41 @@ def fold_queries(model: ir.Model) -> None:
     nodes = [node for node in model.graph if node.op_type == "Attention" and _is_memory(node.inputs[1])]
     if not nodes:
         return
-    tokens = next(value for value in model.graph.inputs if value.name == "tokens")
-    new = ir.node("Shape", [tokens], {"start": 1, "end": 2})
-    few = ir.node("LessOrEqual", [new.outputs[0], integers(model, [FEW])])
-    one = integers(model, [1])
-    fold = ir.node("Where", [few.outputs[0], new.outputs[0], one])
-    rest = ir.node("Div", [new.outputs[0], fold.outputs[0]])
-    shared = [new, few, fold, rest]
-    shapes: dict[tuple[int, int], tuple[ir.Value, ir.Value]] = {}
+    first = model.graph[0]
+    there, back, shapes = _shapes(model, nodes[0])
     for node in nodes:
-        query, key = node.inputs[0], node.inputs[1]
-        assert query is not None
-        assert key is not None
-        assert key.shape is not None
-        heads, dim = int(key.shape[1]), int(key.shape[3])  # type: ignore[arg-type]
-        if (heads, dim) not in shapes:
-            copied, width = integers(model, [0]), integers(model, [dim])
-            wide = ir.node("Mul", [fold.outputs[0], integers(model, [heads])])
-            there = ir.node("Concat", [copied, wide.outputs[0], rest.outputs[0], width], {"axis": 0})
-            back = ir.node("Concat", [copied, integers(model, [heads]), new.outputs[0], width], {"axis": 0})
-            shared += [wide, there, back]
-            shapes[heads, dim] = there.outputs[0], back.outputs[0]
-        there_shape, back_shape = shapes[heads, dim]
-        folded = ir.node("Reshape", [query, there_shape])
+        folded = ir.node("Reshape", [node.inputs[0], there])
         model.graph.insert_before(node, folded)
         node.replace_input_with(0, folded.outputs[0])
         output = node.outputs[0]
-        unfolded = ir.node("Reshape", [output, back_shape])
+        output.shape = None
+        unfolded = ir.node("Reshape", [output, back])
         for use in list(output.uses()):
             if use.node is not unfolded:
                 use.node.replace_input_with(use.idx, unfolded.outputs[0])
         model.graph.insert_after(node, unfolded)
-        output.shape = None
-    model.graph.insert_before(model.graph[0], shared)
+    model.graph.insert_before(first, shapes)
+
+
+def _shapes(model: ir.Model, attention: ir.Node) -> tuple[ir.Value, ir.Value, list[ir.Node]]:
+    """The shapes (0, h * f, n / f, d) and (0, h, n, d), where f is n if that is at most `FEW`, else 1; and the nodes
+    that compute them. 0 stands for the size that is there. All layers of a decoder have the same heads.
+    """
+    tokens = next(value for value in model.graph.inputs if value.name == "tokens")
+    key = attention.inputs[1]
+    assert key is not None
+    assert key.shape is not None
+    heads, dim = (integers(model, [int(key.shape[axis])]) for axis in (1, 3))  # type: ignore[arg-type]
+    same = integers(model, [0])
+    new = ir.node("Shape", [tokens], {"start": 1, "end": 2})
+    few = ir.node("LessOrEqual", [new.outputs[0], integers(model, [FEW])])
+    fold = ir.node("Where", [few.outputs[0], new.outputs[0], integers(model, [1])])
+    wide = ir.node("Mul", [fold.outputs[0], heads])
+    rest = ir.node("Div", [new.outputs[0], fold.outputs[0]])
+    there = ir.node("Concat", [same, wide.outputs[0], rest.outputs[0], dim], {"axis": 0})
+    back = ir.node("Concat", [same, heads, new.outputs[0], dim], {"axis": 0})
+    return there.outputs[0], back.outputs[0], [new, few, fold, wide, rest, there, back]
 
 
 def _is_memory(value: ir.Value | None) -> bool:
     return value is not None and (value.name or "").startswith("memory.")
-
-
-def integers(model: ir.Model, numbers: list[int]) -> ir.Value:
-    """The constant of `numbers`, int64, made on first use."""
-    name = f"integers.{'.'.join(map(str, numbers))}"
-    if name not in model.graph.initializers:
-        value = ir.Value(name=name, shape=ir.Shape([len(numbers)]), type=ir.TensorType(ir.DataType.INT64))
-        value.const_value = ir.tensor(np.asarray(numbers, np.int64), name=name)
-        model.graph.register_initializer(value)
-    return model.graph.initializers[name]

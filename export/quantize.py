@@ -21,7 +21,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-MICROSOFT = "com.microsoft"
+from heedful.export.constants import MICROSOFT, constant
+
 _BLOCKS = (64, 32, 16)
 # the front end computes a spectrum of large range: it is small and stays in float32
 _KEPT = "log_mel"
@@ -41,11 +42,11 @@ def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
     for node, weight in _products(model, pattern):
         scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / 127
         quantized = np.rint(weight / scale).astype(np.int8)
-        add, bias = _bias(node) if node.op_type == "MatMul" else (None, None)
+        add, bias = _bias(node)
         inputs = [
             node.inputs[0],
-            _constant(model, f"{_weight_name(node)}.int8", quantized),
-            _constant(model, f"{_weight_name(node)}.scale", scale),
+            constant(model, f"{_weight_name(node)}.int8", quantized),
+            constant(model, f"{_weight_name(node)}.scale", scale),
             None,
             bias,
         ]
@@ -68,9 +69,9 @@ def quantize_blockwise(model: ir.Model, pattern: str = "", sizes: Sequence[int] 
         scale = np.maximum(np.abs(blocks).max(axis=2), 1e-12).astype(np.float32) / 127
         quantized = (np.rint(blocks / scale[:, :, None]) + 128).astype(np.uint8)
         name, source = _weight_name(node), node.inputs[1]
-        packed = _constant(model, f"{name}.uint8", quantized)
-        scales = _constant(model, f"{name}.scale", scale)
-        add, bias = _bias(node) if node.op_type == "MatMul" else (None, None)
+        packed = constant(model, f"{name}.uint8", quantized)
+        scales = constant(model, f"{name}.scale", scale)
+        add, bias = _bias(node)
         inputs = [node.inputs[0], packed, scales, None, None, bias]
         attributes = {"K": k, "N": n, "bits": 8, "block_size": size, "accuracy_level": 4}
         product = ir.node("MatMulNBits", inputs, attributes, domain=MICROSOFT)
@@ -85,12 +86,12 @@ def _look_up(model: ir.Model, gather: ir.Node, packed: ir.Value, scales: ir.Valu
     codes = ir.node("Gather", [packed, gather.inputs[1]], {"axis": 0})
     factors = ir.node("Gather", [scales, gather.inputs[1]], {"axis": 0})
     signed = ir.node("Cast", codes.outputs, {"to": ir.DataType.FLOAT})
-    zero = _constant(model, "embedding.zero_point", np.asarray(128, np.float32))
+    zero = constant(model, "embedding.zero_point", np.asarray(128, np.float32))
     centred = ir.node("Sub", [signed.outputs[0], zero])
-    last = _constant(model, "embedding.last_axis", np.asarray([-1], np.int64))
+    last = constant(model, "embedding.last_axis", np.asarray([-1], np.int64))
     column = ir.node("Unsqueeze", [factors.outputs[0], last])
     scaled = ir.node("Mul", [centred.outputs[0], column.outputs[0]])
-    shape = _constant(model, "embedding.shape", np.asarray([0, 0, width], np.int64))
+    shape = constant(model, "embedding.shape", np.asarray([0, 0, width], np.int64))
     rows = ir.node("Reshape", [scaled.outputs[0], shape])
     _replace(model, gather, None, codes, factors, signed, centred, column, scaled, rows)
 
@@ -127,7 +128,7 @@ def _weight_name(node: ir.Node) -> str:
 def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
     """The addition of a constant vector that alone follows `node`, and the vector."""
     uses = list(node.outputs[0].uses())
-    if len(uses) != 1 or uses[0].node.op_type != "Add":
+    if node.op_type != "MatMul" or len(uses) != 1 or uses[0].node.op_type != "Add":
         return None, None
     add = uses[0].node
     other = add.inputs[1 - uses[0].idx]
@@ -142,16 +143,6 @@ def _columns(node: ir.Node) -> tuple[int, ...]:
     assert weight is not None
     assert weight.const_value is not None
     return (int(weight.const_value.numpy().shape[1]),)
-
-
-def _constant(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value:
-    """The initializer called `name`, made on first use."""
-    if name in model.graph.initializers:
-        return model.graph.initializers[name]
-    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.from_numpy(array.dtype)))
-    value.const_value = ir.tensor(array, name=name)
-    model.graph.register_initializer(value)
-    return value
 
 
 def _replace(model: ir.Model, node: ir.Node, last: ir.Node | None, *new: ir.Node) -> None:

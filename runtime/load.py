@@ -1,24 +1,25 @@
 """From the name of a bundle to the object that does its task."""
 
 import os
-from typing import Literal
 
 from heedful.runtime.bundle import open_bundle
-from heedful.runtime.engine.device import choose_device
+from heedful.runtime.engine.device import DeviceName, choose_device
 from heedful.runtime.errors import BundleError, InputError
 from heedful.runtime.speech.transcriber import Transcriber
 
+# memory of rows that are never used is not claimed
+ROWS, QUEUE = 16, 64
 # which object does a bundle's task
 _TASKS = {"transcribe": Transcriber}
 
 
 def load(
     bundle: str | os.PathLike[str],
-    device: Literal["auto", "cpu", "cuda"] = "auto",
+    device: DeviceName = "auto",
     *,
     threads: int = 0,
-    rows: int = 16,
-    queue: int = 64,
+    rows: int = ROWS,
+    queue: int = QUEUE,
 ) -> Transcriber:
     """Open `bundle`, a folder or the name of one in the bundle folder, on `device`.
 

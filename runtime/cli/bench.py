@@ -6,18 +6,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+from heedful.runtime.cli.transcribe import recording
+from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import InputError
-from heedful.runtime.home import locate
-from heedful.runtime.load import load
+from heedful.runtime.load import QUEUE, ROWS, load
 from heedful.runtime.speech.transcriber import Transcriber
 from heedful.runtime.speech.transcription import collect
-
-DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,8 +48,8 @@ def bench(
     numbers = at_once or [1, 4, 8]
     if repeat < 1 or min(numbers) < 1:
         raise InputError("--repeat and --at-once must be 1 or more")
-    transcriber = load(bundle, device, threads=threads, rows=max(16, *numbers), queue=max(64, *numbers))
-    sources = [sample if (sample := locate(name, "samples")).exists() else Path(name) for name in inputs]
+    transcriber = load(bundle, device, threads=threads, rows=max(ROWS, *numbers), queue=max(QUEUE, *numbers))
+    sources = [recording(name) for name in inputs]
     options: dict[str, Any] = {"beams": beams, "language": language, "temperatures": (0.0,)}
     request(transcriber, sources[0], options)  # the first is slower: memory is claimed, weights are read
     typer.echo(f"{bundle} on {transcriber.device}, {threads or 'all'} threads, {beams} beams, medians of {repeat}\n")

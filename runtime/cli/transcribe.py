@@ -12,10 +12,12 @@ import av
 import typer
 from tqdm import tqdm
 
+from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import HeedfulError, InputError
 from heedful.runtime.home import locate
-from heedful.runtime.load import load
+from heedful.runtime.load import ROWS, load
 from heedful.runtime.speech.formats import writer
+from heedful.runtime.speech.options import Task
 from heedful.runtime.speech.results import Segment
 from heedful.runtime.speech.transcriber import Transcriber
 from heedful.runtime.speech.transcription import Transcription, collect
@@ -24,8 +26,6 @@ DEFAULT_BUNDLE = "whisper-tiny.en-int8"
 _STDIN = "-"
 
 Format = Literal["txt", "srt", "vtt", "tsv", "json"]
-Task = Literal["transcribe", "translate"]
-DeviceName = Literal["auto", "cpu", "cuda"]
 
 
 def register(app: typer.Typer) -> None:
@@ -70,7 +70,7 @@ def transcribe(
     if temperature:
         options["temperatures"] = tuple(temperature)
     targets = _targets(audio, output_dir, format)
-    transcriber = load(model, device, threads=threads, rows=max(16, batch))
+    transcriber = load(model, device, threads=threads, rows=max(ROWS, batch))
     failed = 0
     for name, target in targets:
         try:
@@ -119,9 +119,14 @@ def _output(target: Path | None) -> Iterator[IO[str]]:
         raise
 
 
-def _one(transcriber: Transcriber, name: str, format: str, output: IO[str], options: dict[str, Any]) -> None:
+def recording(name: str) -> Path:
+    """The sample called `name` if there is one, else the file."""
     sample = locate(name, "samples")
-    source: Any = sys.stdin.buffer if name == _STDIN else sample if sample.exists() else Path(name)
+    return sample if sample.exists() else Path(name)
+
+
+def _one(transcriber: Transcriber, name: str, format: str, output: IO[str], options: dict[str, Any]) -> None:
+    source: Any = sys.stdin.buffer if name == _STDIN else recording(name)
     transcription = transcriber.stream(source, **options)
     form = writer(format)
     with _progress(source, transcription, hidden=output is sys.stdout and sys.stdout.isatty()) as advance:
