@@ -8,24 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tokenizers import Tokenizer, decoders, pre_tokenizers
-
-from heedful.export import whisper
 from heedful.export.certificate import certify
 from heedful.export.checkpoint import Checkpoint, open_checkpoint
+from heedful.export.families import find_family
+from heedful.export.family import Family
 from heedful.export.flash import use_flash
 from heedful.export.fold import fold_queries, fold_scales
 from heedful.export.quantize import quantize
+from heedful.export.rank import rank_logits
 from heedful.export.storage import store
 from heedful.export.trace import trace
-from heedful.models.whisper import Whisper
 from heedful.runtime.bundle import MANIFEST, VERSION, Bundle, sha256
-from heedful.runtime.engine.device import choose_device
-from heedful.runtime.errors import CheckpointError, ExportError
+from heedful.runtime.errors import ExportError
 from heedful.runtime.home import home, is_name
-from heedful.runtime.speech.model import SpeechModel
 
 Precision = Literal["fp32", "int8", "fp16"]
+Report = Callable[[str], None]
 
 
 def export(
@@ -34,7 +32,7 @@ def export(
     precision: Precision = "fp32",
     *,
     revision: str | None = None,
-    report: Callable[[str], None] = lambda step: None,
+    report: Report = lambda step: None,
 ) -> Path:
     """Export `checkpoint`, a folder, a fetched name or `org/name` on the Hub at `revision`, as the bundle `bundle`.
 
@@ -49,85 +47,79 @@ def export(
         raise ExportError(f"{target} is there already: remove it, or choose another name")
     report(f"reading {checkpoint}")
     opened = open_checkpoint(checkpoint, revision)
-    if not whisper.recognises(opened):
-        kind = opened.config.get("model_type", "an unknown family")
-        raise CheckpointError(f"{opened.source} is of {kind}; Heedful exports whisper")
+    family = find_family(opened)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
             folder = Path(temporary) / target.name
             folder.mkdir()
-            _write(opened, folder, precision, report)
+            _write(opened, family, folder, precision, report)
             folder.rename(target)
     except OSError as error:
         raise ExportError(f"{target} could not be written: {error}") from error
     return target
 
 
-def _write(checkpoint: Checkpoint, folder: Path, precision: Precision, report: Callable[[str], None]) -> None:
-    model = whisper.load(checkpoint)
+def _write(checkpoint: Checkpoint, family: Family, folder: Path, precision: Precision, report: Report) -> None:
+    model = family.load(checkpoint)
     fold_scales(model)
-    tokenizer = _tokenizer(checkpoint)
-    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-    description = whisper.describe(checkpoint, model, tokenizer)
-    files = [*_graphs(model, description, folder, precision, report), "tokenizer.json"]
+    tokenizers = family.tokenizers(checkpoint)
+    for name, tokenizer in tokenizers.items():
+        tokenizer.save(str(folder / name), pretty=False)
+    description = family.describe(checkpoint, model, tokenizers)
+    files = [*_graphs(model, family, description, folder, precision, report), *tokenizers]
     manifest: dict[str, Any] = {
         "heedful": VERSION,
-        "task": "transcribe",
-        "family": "whisper",
+        "task": family.task,
+        "family": family.name,
         "precision": precision,
         "source": {"name": checkpoint.source, "format": checkpoint.format, "license": checkpoint.license},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "files": {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in files},
         "decoder": _decoder_shape(model, precision),
-        "speech": description,
+        family.section: description,
     }
     report("comparing with PyTorch")
-    bundled = SpeechModel(Bundle(folder, manifest), choose_device("cpu"))
-    manifest["certificate"] = certify(model, bundled, precision, description["alignment_heads"])
+    manifest["certificate"] = certify(family.subject(model, Bundle(folder, manifest)), precision)
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _graphs(
-    model: Whisper, description: dict[str, Any], folder: Path, precision: Precision, report: Callable[[str], None]
+    model: Any, family: Family, description: dict[str, Any], folder: Path, precision: Precision, report: Report
 ) -> list[str]:
     """Trace, quantize and store; names of the files."""
     if precision == "fp16":
         # a copy: the certificate compares with the weights as the checkpoint has them
         half = copy.deepcopy(model).half()
-        half.log_mel = model.log_mel  # a spectrum spans more than float16 can hold
+        if hasattr(model, "log_mel"):
+            half.log_mel = model.log_mel  # a spectrum spans more than float16 can hold
         model = half
     traced = {}
-    for graph in whisper.graphs(model, description):
+    for graph in family.graphs(model, description):
         report(f"tracing the {graph.name}")
         traced[graph.name] = trace(graph)
         if graph.name == "decoder":
             fold_queries(traced[graph.name])
+            if family.ranked:
+                rank_logits(traced[graph.name])
         if precision == "int8":
             use_flash(traced[graph.name])
             quantize(graph.name, traced[graph.name])
     return store(traced, folder)
 
 
-def _decoder_shape(model: Whisper, precision: Precision) -> dict[str, Any]:
-    config = model.config
+def _decoder_shape(model: Any, precision: Precision) -> dict[str, Any]:
+    config = model.decoder.config
+    attention = model.decoder.layers[0].cross_attention
     return {
-        "layers": config.decoder_layers,
-        "heads": config.decoder_heads,
-        "head_dim": config.width // config.decoder_heads,
-        "frames": config.audio_positions,
-        "positions": config.text_positions,
+        "layers": config.layers,
+        "heads": attention.kv_heads,
+        "head_dim": attention.head_dim,
+        "frames": getattr(model.config, "audio_positions", 0),
+        "positions": config.max_positions,
         "vocabulary": config.vocabulary,
         "dtype": "float16" if precision == "fp16" else "float32",
+        "cache": {
+            part: [tensor.shape[1], tensor.shape[3]] for part, tensor in model.decoder.empty(1, 1)[0]._asdict().items()
+        },
     }
-
-
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    """The tokenizer, with the decoder that its byte-level splitting calls for: some files leave it out."""
-    try:
-        tokenizer = Tokenizer.from_file(str(checkpoint.tokenizer))
-    except Exception as error:  # the library raises plain Exception
-        raise CheckpointError(f"{checkpoint.tokenizer} cannot be read: {error}") from error
-    if tokenizer.decoder is None and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
-        tokenizer.decoder = decoders.ByteLevel()
-    return tokenizer

@@ -1,6 +1,6 @@
 """The export certificate: what was checked of a bundle before it was written, with the figures.
 
-Three things are looked at, on a few seconds of real speech (export/fixture.flac):
+Three things are looked at, on a few real inputs, which the family chooses:
 
 - differences: of each kind of output from the model in PyTorch: `rms`, the root mean square of the difference over
   that of the output, and `largest`, the largest difference over the output's largest value;
@@ -11,7 +11,6 @@ Three things are looked at, on a few seconds of real speech (export/fixture.flac
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,21 +18,17 @@ import torch
 from numpy.typing import NDArray
 
 from heedful.export.eager import EagerDecoder
+from heedful.export.family import Subject
 from heedful.export.graphs import Aligner, flatten
-from heedful.models.cache import KeyValue
-from heedful.models.whisper import Whisper
 from heedful.runtime.engine.buffers import HostBuffer
-from heedful.runtime.engine.decoder import Decoder
+from heedful.runtime.engine.decoder import Best, Decoder, Scores
 from heedful.runtime.engine.generate import Job, Stepper, generate
 from heedful.runtime.engine.rules import Suppress
-from heedful.runtime.engine.search import Beam, Limits, Sample, Search
+from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search, Step
 from heedful.runtime.errors import ExportError
-from heedful.runtime.speech.audio import SAMPLE_RATE, read_audio
-from heedful.runtime.speech.model import SpeechModel
 
-FIXTURE = Path(__file__).with_name("fixture.flac")
 _STEPS = 12
-_BATCHES, _PROMPTS, _WIDTHS = (1, 2, 4), (1, 2, 6), (1, 2, 5)
+_BATCHES, _WIDTHS = (1, 2, 4), (1, 2, 5)
 
 
 @dataclass(frozen=True)
@@ -62,36 +57,41 @@ class Certificate:
     tokens_compared: int
 
 
-def fixture_windows(count: int, samples: int) -> list[NDArray[np.float32]]:
-    """`count` different waveforms (at most `samples`,): the fixture from a second further on each time."""
-    speech = np.concatenate(list(read_audio(FIXTURE)))
-    return [speech[i * SAMPLE_RATE :][:samples] for i in range(count)]
+class _Forced:
+    """A search that goes through `tokens` whatever the logits, which it keeps: `seen`, (1, vocabulary) each."""
+
+    best = 0
+
+    def __init__(self, tokens: Sequence[int]) -> None:
+        self.left = list(tokens)
+        self.seen: list[NDArray[np.float32]] = []
+
+    def advance(self, scores: Scores) -> Step | None:
+        assert not isinstance(scores, Best)
+        self.seen.append(scores.copy())
+        return Step([0], [self.left.pop(0)]) if self.left else None
+
+    def results(self) -> list[Hypothesis]:
+        return []
 
 
-def certify(
-    model: Whisper, bundled: SpeechModel, precision: str, alignment_heads: Sequence[tuple[int, int]]
-) -> dict[str, Any]:
-    """Compare the graphs of `bundled` with `model`.
+def certify(subject: Subject, precision: str) -> dict[str, Any]:
+    """Compare the graphs of a bundle with its model.
 
     Raises ExportError when they differ by more than `precision` allows.
     """
-    windows = fixture_windows(max(_BATCHES), bundled.samples)
-    padded = np.stack([np.pad(window, (0, bundled.samples - len(window))) for window in windows])
-    with torch.no_grad():
-        memory = model.encode(torch.from_numpy(padded))
-    decoder = bundled.decoder(len(windows))
-    bundled.encode(decoder, dict(enumerate(windows)))
-    header = [bundled.tokens.special.start, bundled.tokens.special.no_timestamps]
-    differences = _memory_differences(decoder, memory)
-    reference = _run(EagerDecoder(model, memory), bundled, [0, 1], header, 1)
-    logits, agreement, compared = _teacher_forced(model, memory, bundled, decoder, header, reference)
-    weights = _aligner_difference(model, memory, bundled, decoder, alignment_heads, header, reference[0])
-    differences |= logits | weights
+    count = len(subject.inputs)
+    eager = EagerDecoder(subject.model.decoder, subject.memory, subject.lengths)
+    decoder = subject.opened.decoder(count)
+    subject.opened.encode(decoder, dict(enumerate(subject.inputs)))
+    differences = _memory_differences(decoder, subject)
+    reference = _run(eager, subject, [0, 1], subject.header, 1)
+    logits, agreement, compared = _teacher_forced(subject, decoder, eager, reference)
+    differences |= logits | _aligner_difference(subject, decoder, reference[0])
     tolerance = TOLERANCES[precision]
     # first of all: with outputs that are no numbers there is nothing to search for
     _judge_differences(differences, tolerance, precision)
-    against = EagerDecoder(model, memory) if tolerance.same_tokens else None
-    exact = _exactness(bundled, decoder, against)
+    exact = _exactness(subject, decoder, eager if tolerance.same_tokens else None)
     if not exact["passed"]:
         raise ExportError(f"the export failed its check: tokens differ in {exact}; nothing was written")
     if agreement < tolerance.agreement:
@@ -119,90 +119,83 @@ def _compare(found: NDArray[Any], expected: NDArray[Any]) -> dict[str, float]:
     return {"rms": float(f"{rms:.3g}"), "largest": float(f"{largest:.3g}")}
 
 
-def _memory_differences(decoder: Decoder, memory: list[KeyValue]) -> dict[str, dict[str, float]]:
-    def found(part: str) -> NDArray[Any]:
-        buffers = [decoder.memory[f"{layer}.{part}"] for layer in range(len(memory))]
-        return np.stack([buffer.array for buffer in buffers if isinstance(buffer, HostBuffer)])
+def _memory_differences(decoder: Decoder, subject: Subject) -> dict[str, dict[str, float]]:
+    found: dict[str, list[NDArray[Any]]] = {"key": [], "value": []}
+    expected: dict[str, list[NDArray[Any]]] = {"key": [], "value": []}
+    for layer, memory in enumerate(subject.memory):
+        for part, tensor in zip(memory._fields, memory, strict=True):
+            buffer = decoder.memory[f"{layer}.{part}"]
+            assert isinstance(buffer, HostBuffer)
+            for row in range(len(subject.inputs)):
+                end = tensor.shape[2] if subject.lengths is None else subject.lengths[row]
+                expected[part].append(tensor[row, :, :end].numpy().ravel())
+                found[part].append(buffer.array[row, :, :end].ravel())
+    return {f"encoder {part}s": _compare(np.concatenate(found[part]), np.concatenate(expected[part])) for part in found}
 
-    keys, values = (torch.stack(parts).numpy() for parts in zip(*memory, strict=True))
-    return {"encoder keys": _compare(found("key"), keys), "encoder values": _compare(found("value"), values)}
 
-
-def _search(bundled: SpeechModel, width: int) -> Search:
+def _search(subject: Subject, width: int) -> Search:
     # without an end token every case runs its full length
-    limits = Limits(-1, _STEPS, [Suppress([bundled.tokens.special.end])])
+    limits = Limits(-1, _STEPS, [Suppress([subject.end])])
     return Sample(limits) if width == 1 else Beam(limits, width=width)
 
 
 def _run(
-    stepper: Stepper, bundled: SpeechModel, rows: Sequence[int], prompt: Sequence[int], width: int
+    stepper: Stepper, subject: Subject, rows: Sequence[int], prompt: Sequence[int], width: int
 ) -> list[tuple[int, ...]]:
-    jobs = [Job(row, prompt, _search(bundled, width)) for row in rows]
+    jobs = [Job(row, prompt, _search(subject, width)) for row in rows]
     generate(stepper, jobs)
     return [job.search.results()[0].tokens for job in jobs]
 
 
-def _exactness(bundled: SpeechModel, decoder: Decoder, against: EagerDecoder | None) -> dict[str, Any]:
+def _exactness(subject: Subject, decoder: Decoder, against: EagerDecoder | None) -> dict[str, Any]:
     """Tokens of several rows at once, and of each row alone, in the bundle or in PyTorch."""
-    special = bundled.tokens.special
-    words = bundled.tokens.encode("and so it goes on and on")
-    prompts = [[*[special.previous, *words][: length - 1], special.start] for length in _PROMPTS]
-    variants = [(prompt, 1) for prompt in prompts] + [(prompts[1], width) for width in _WIDTHS[1:]]
+    variants = [(prompt, 1) for prompt in subject.prompts]
+    variants += [(subject.prompts[-1], width) for width in _WIDTHS[1:]]
+    count = len(subject.inputs)
+    batches = [batch for batch in _BATCHES if batch <= count]
     failed = []
     for prompt, width in variants:
         reference: Stepper = decoder if against is None else against
-        alone = [_run(reference, bundled, [row], prompt, width)[0] for row in range(max(_BATCHES))]
-        for batch in _BATCHES:
-            if _run(decoder, bundled, range(batch), prompt, width) != alone[:batch]:
+        alone = [_run(reference, subject, [row], prompt, width)[0] for row in range(count)]
+        for batch in batches:
+            if _run(decoder, subject, range(batch), prompt, width) != alone[:batch]:
                 failed.append(f"batch {batch}, prompt of {len(prompt)}, {width} beams")
     return {
         "compared_with": "each row alone" if against is None else "PyTorch",
-        "batch_sizes": list(_BATCHES),
-        "prompt_lengths": list(_PROMPTS),
+        "batch_sizes": batches,
+        "prompt_lengths": [len(prompt) for prompt in subject.prompts],
         "beam_widths": list(_WIDTHS),
-        "cases": len(variants) * len(_BATCHES),
+        "cases": len(variants) * len(batches),
         "failed": failed,
         "passed": not failed,
     }
 
 
 def _teacher_forced(
-    model: Whisper,
-    memory: list[KeyValue],
-    bundled: SpeechModel,
-    decoder: Decoder,
-    header: list[int],
-    texts: Sequence[tuple[int, ...]],
+    subject: Subject, decoder: Decoder, eager: EagerDecoder, texts: Sequence[tuple[int, ...]]
 ) -> tuple[dict[str, dict[str, float]], float, int]:
     """Logits after every token of `texts`, row by row, from both."""
     sides: list[NDArray[np.float32]] = []
-    for stepper in (decoder, EagerDecoder(model, memory)):
-        rows = []
+    for stepper in (decoder, eager):
+        logits = []
         for row, text in enumerate(texts):
-            prompt = [*header, *text]
-            job = Job(row, prompt, _search(bundled, 1), watch=range(len(prompt) - 1))
-            rows.append(stepper.step({row: job.start()})[row])
-        sides.append(np.concatenate(rows))
+            forced = _Forced(text)
+            generate(stepper, [Job(row, subject.header, forced)])
+            logits += forced.seen
+        sides.append(np.concatenate(logits))
     found, expected = sides
     agreement = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
     return {"logits": _compare(found, expected)}, agreement, len(found)
 
 
-def _aligner_difference(
-    model: Whisper,
-    memory: list[KeyValue],
-    bundled: SpeechModel,
-    decoder: Decoder,
-    heads: Sequence[tuple[int, int]],
-    header: list[int],
-    text: tuple[int, ...],
-) -> dict[str, dict[str, float]]:
-    weights, probabilities = bundled.align(decoder, 0, header, text)
-    flat = [tensor[:1] for tensor in flatten(memory)]
-    eager = Aligner(model, heads, bundled.tokens.special.end)
+def _aligner_difference(subject: Subject, decoder: Decoder, text: tuple[int, ...]) -> dict[str, dict[str, float]]:
+    weights, probabilities = subject.opened.align(decoder, 0, subject.header, text)
+    end = None if subject.lengths is None else subject.lengths[0]
+    flat = [tensor[:1, :, :end] for tensor in flatten(subject.memory)]
+    eager = Aligner(subject.model.decoder, subject.reading.heads, subject.reading.vocabulary)
     with torch.no_grad():
-        expected, logprobs = eager(torch.tensor([[*header, *text]]), flat)
-    first = len(header) - 1
+        expected, logprobs = eager(torch.tensor([[*subject.header, *text]]), flat)
+    first = len(subject.header) - 1
     return {
         "alignment weights": _compare(weights, expected[0, :, first:].numpy()),
         "alignment probabilities": _compare(probabilities, logprobs[0, first:].exp().numpy()),

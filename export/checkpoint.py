@@ -9,13 +9,13 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from heedful.export import ctranslate2, huggingface
+from heedful.export import ctranslate2, huggingface, marian_binary
 from heedful.export.catalog import CATALOG
 from heedful.export.hub import snapshot
 from heedful.runtime.errors import CheckpointError
 from heedful.runtime.home import home, locate
 
-Format = Literal["huggingface", "ctranslate2"]
+Format = Literal["huggingface", "ctranslate2", "marian"]
 
 
 class _Reader(Protocol):
@@ -25,7 +25,11 @@ class _Reader(Protocol):
     def read(self, folder: Path) -> dict[str, torch.Tensor]: ...
 
 
-_READERS: dict[Format, _Reader] = {"ctranslate2": ctranslate2, "huggingface": huggingface}
+_READERS: dict[Format, _Reader] = {
+    "ctranslate2": ctranslate2,
+    "marian": marian_binary,
+    "huggingface": huggingface,
+}
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -42,8 +46,8 @@ class Checkpoint:
 
     `source` is what the user named, with `@commit` when it came from the Hugging Face Hub. `config`, `generation` and
     `preprocessor` are config.json, generation_config.json and preprocessor_config.json, empty when there is none.
-    `tensors` have the names, shapes and dtypes they are stored in (quantized CTranslate2 weights: float32).
-    `tokenizer` is the path of tokenizer.json; `license` is None when nothing states it.
+    `tensors` have the names, shapes and dtypes they are stored in (quantized weights: float32).
+    `tokenizer` is the path of tokenizer.json, if there is one; `license` is None when nothing states it.
     """
 
     path: Path
@@ -72,10 +76,10 @@ def open_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None =
         path=path,
         source=source,
         format=format,
-        config=_read_json(path / "config.json"),
+        config=marian_binary.configuration(path) if format == "marian" else _read_json(path / "config.json"),
         generation=_read_json(path / "generation_config.json"),
         preprocessor=_read_json(path / "preprocessor_config.json"),
-        tokenizer=_tokenizer(path),
+        tokenizer=path / "tokenizer.json",
         license=_license(path),
         tensors=_READERS[format].read(path),
     )
@@ -137,16 +141,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} is not a JSON object; download it again")
     return content
-
-
-def _tokenizer(folder: Path) -> Path:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} has no tokenizer.json; make one with "
-            f'`transformers.AutoTokenizer.from_pretrained("{folder}").save_pretrained("{folder}")`'
-        )
-    return path
 
 
 def _license(folder: Path) -> str | None:

@@ -1,27 +1,30 @@
 """The model in PyTorch behind the engine's own interface: what an export is compared with."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
-from heedful.models.cache import KeyValue
-from heedful.models.whisper import Whisper
+from heedful.models.cache import KeyValue, State
+from heedful.models.text import TokenDecoder
 from heedful.runtime.engine.decoder import Feed
 
 
 class EagerDecoder:
     """Steps each row alone, without padding: the plain meaning of `heedful.runtime.engine.decoder.Decoder`.
 
-    `memory` is what `Whisper.encode` gave for a batch; row r attends to its entry r.
+    `memory` is what the model's `encode` gave for a batch; row r attends to its entry r, as far as `lengths[r]` if
+    given.
     """
 
-    def __init__(self, model: Whisper, memory: list[KeyValue]) -> None:
-        self.model = model
+    def __init__(self, decoder: TokenDecoder, memory: list[KeyValue], lengths: Sequence[int] | None = None) -> None:
+        self.decoder = decoder
         self.memory = memory
-        self.caches: dict[int, list[KeyValue]] = {}
+        self.lengths = lengths
+        self.caches: dict[int, list[KeyValue | State]] = {}
 
     def release(self, row: int) -> None:
         self.caches.pop(row, None)
@@ -31,22 +34,22 @@ class EagerDecoder:
         return {row: self._step(row, feed) for row, feed in feeds.items()}
 
     def _step(self, row: int, feed: Feed) -> NDArray[np.float32]:
-        memory = [KeyValue(key[row : row + 1], value[row : row + 1]) for key, value in self.memory]
-        past = self._room(row, feed, memory)
+        end = None if self.lengths is None else self.lengths[row]
+        memory = [KeyValue(*(part[row : row + 1, :, :end] for part in layer)) for layer in self.memory]
+        past = self._room(row, feed)
         tokens, positions = torch.as_tensor(feed.tokens)[None], torch.as_tensor(feed.positions)[None]
-        mask = torch.as_tensor(feed.mask)[None, None]
-        hidden, self.caches[row], _ = self.model.decoder(tokens, positions, mask, memory, past, torch.tensor([feed.at]))
-        logits: NDArray[np.float32] = self.model.decoder.logits(hidden[0, torch.as_tensor(feed.select)]).numpy()
+        mask, at = torch.as_tensor(feed.mask)[None, None], torch.tensor([feed.at])
+        hidden, self.caches[row], _ = self.decoder(tokens, positions, mask, memory, cache=past, at=at)
+        logits: NDArray[np.float32] = self.decoder.logits(hidden[0, torch.as_tensor(feed.select)]).numpy()
         return logits
 
-    def _room(self, row: int, feed: Feed, memory: list[KeyValue]) -> list[KeyValue]:
+    def _room(self, row: int, feed: Feed) -> list[KeyValue | State]:
         """The caches of `row`, of exactly as many slots as `feed` needs."""
         slots = feed.mask.shape[1]
+        kept = slice(None) if feed.kept is None else feed.kept
 
         def widen(past: Tensor) -> Tensor:
-            return torch.nn.functional.pad(past, (0, 0, 0, slots - past.shape[2]))
+            return F.pad(past[:, :, kept], (0, 0, 0, slots - past[:, :, kept].shape[2]))
 
-        past = self.caches[row] if feed.at else [KeyValue(k[:, :, :0], v[:, :, :0]) for k, v in memory]
-        if feed.kept is not None:
-            past = [KeyValue(key[:, :, feed.kept], value[:, :, feed.kept]) for key, value in past]
-        return [KeyValue(widen(key), widen(value)) for key, value in past]
+        past = self.caches[row] if feed.at else self.decoder.empty(1, 0)
+        return [type(layer)(*map(widen, layer)) for layer in past]

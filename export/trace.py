@@ -37,7 +37,7 @@ def trace(graph: Graph) -> onnx_ir.Model:
         warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
         program = torch.onnx.export(
             module,
-            args=tuple(graph.inputs.values()),
+            args=graph.example,
             input_names=graph.input_names,
             output_names=graph.outputs,
             dynamic_shapes=tuple(graph.axes.values()),

@@ -1,16 +1,27 @@
 """The Whisper family: names of its weights in each format, its sizes, and what the runtime must know of it."""
 
 import re
+from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, pre_tokenizers
 from torch import Tensor
 
 from heedful.export.checkpoint import Checkpoint
-from heedful.export.graphs import Graph, whisper_graphs
+from heedful.export.family import Family, Subject
+from heedful.export.graphs import Graph, Reading, build_graphs
 from heedful.export.weights import NameTable, load_weights
 from heedful.models.whisper import Whisper, WhisperConfig
+from heedful.runtime.bundle import Bundle
+from heedful.runtime.engine.device import choose_device
 from heedful.runtime.errors import CheckpointError
+from heedful.runtime.speech.audio import SAMPLE_RATE, read_audio
+from heedful.runtime.speech.model import SpeechModel
+
+FIXTURE = Path(__file__).with_name("fixture.flac")
 
 
 def _huggingface_attention(prefix: str, parts: str) -> list[str]:
@@ -216,10 +227,10 @@ def suppressed(checkpoint: Checkpoint, tokens: dict[str, Any]) -> dict[str, list
     }
 
 
-def describe(checkpoint: Checkpoint, model: Whisper, tokenizer: Tokenizer) -> dict[str, Any]:
+def describe(checkpoint: Checkpoint, model: Whisper, tokenizers: dict[str, Tokenizer]) -> dict[str, Any]:
     """The part of bundle.json that only this family has."""
     config = model.config
-    tokens = special_tokens(checkpoint, tokenizer, config.vocabulary)
+    tokens = special_tokens(checkpoint, tokenizers["tokenizer.json"], config.vocabulary)
     return {
         "audio": {"sample_rate": 16_000, "samples": config.samples, "frame": 0.02},
         "tokens": tokens,
@@ -228,6 +239,71 @@ def describe(checkpoint: Checkpoint, model: Whisper, tokenizer: Tokenizer) -> di
     }
 
 
+def reading(description: dict[str, Any]) -> Reading:
+    """What the aligner shows; text tokens lie below the end token."""
+    return Reading(description["alignment_heads"], description["tokens"]["end"])
+
+
 def graphs(model: Whisper, description: dict[str, Any]) -> list[Graph]:
-    """The graphs to trace; text tokens lie below the end token."""
-    return whisper_graphs(model, description["alignment_heads"], description["tokens"]["end"])
+    """The graphs to trace."""
+    waveform = {"waveform": torch.zeros(2, model.config.samples)}
+    return build_graphs(model, waveform, {"waveform": {0: "b"}}, reading(description))
+
+
+def tokenizers(checkpoint: Checkpoint) -> dict[str, Tokenizer]:
+    """The tokenizer, with the decoder that its byte-level splitting calls for: some files leave it out."""
+    path = checkpoint.tokenizer
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path.parent} has no tokenizer.json; make one with "
+            f'`transformers.AutoTokenizer.from_pretrained("{path.parent}").save_pretrained("{path.parent}")`'
+        )
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if tokenizer.decoder is None and isinstance(tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel):
+        tokenizer.decoder = decoders.ByteLevel()
+    return {"tokenizer.json": tokenizer}
+
+
+def fixture_windows(count: int, samples: int) -> list[NDArray[np.float32]]:
+    """`count` different waveforms (at most `samples`,): the fixture from a second further on each time."""
+    speech = np.concatenate(list(read_audio(FIXTURE)))
+    return [speech[i * SAMPLE_RATE :][:samples] for i in range(count)]
+
+
+def subject(model: Whisper, bundle: Bundle) -> Subject:
+    """The bundle beside its model, on eight seconds of speech."""
+    opened = SpeechModel(bundle, choose_device("cpu"))
+    windows = fixture_windows(4, opened.samples)
+    padded = np.stack([np.pad(window, (0, opened.samples - len(window))) for window in windows])
+    with torch.no_grad():
+        memory = model.encode(torch.from_numpy(padded))
+    special = opened.tokens.special
+    words = opened.tokens.encode("and so it goes on and on")
+    return Subject(
+        model=model,
+        opened=opened,
+        inputs=windows,
+        memory=memory,
+        lengths=None,
+        prompts=[[*[special.previous, *words][: length - 1], special.start] for length in (1, 2, 6)],
+        header=[special.start, special.no_timestamps],
+        end=special.end,
+        reading=reading(bundle.manifest["speech"]),
+    )
+
+
+FAMILY = Family(
+    name="whisper",
+    task="transcribe",
+    section="speech",
+    ranked=False,
+    recognises=recognises,
+    load=load,
+    tokenizers=tokenizers,
+    describe=describe,
+    graphs=graphs,
+    subject=subject,
+)

@@ -146,6 +146,11 @@ class SelfAttention(nn.Module):
         self.score = build_score(score, heads, self.head_dim, scale)
         self.rotary = rotary
 
+    def empty(self, inputs: int, slots: int) -> KeyValue:
+        """A cache of zeros for so many inputs, of the weights' dtype."""
+        shape = (inputs, self.kv_heads, slots, self.head_dim)
+        return KeyValue(*(torch.zeros(shape, dtype=self.output.weight.dtype) for _ in range(2)))
+
     def forward(
         self,
         x: Tensor,

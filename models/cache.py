@@ -1,6 +1,9 @@
-"""The key/value cache: tensors in, tensors out, so that the eager model is the exportable model."""
+"""What a decoder keeps of the tokens it has read.
 
-from typing import NamedTuple
+Tensors in, tensors out, so that the eager model is the exportable model. A cache has slots, one for each token; all hypotheses about an input share them.
+"""
+
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +14,15 @@ class KeyValue(NamedTuple):
 
     key: Tensor
     value: Tensor
+
+
+class State(NamedTuple):
+    """States of a recurrent layer, (b, 1, slots, width)."""
+
+    state: Tensor
+
+
+C = TypeVar("C", KeyValue, State)
 
 
 @torch.library.custom_op("heedful::scatter_slots", mutates_args=())
@@ -29,6 +41,6 @@ def _(past: Tensor, new: Tensor, at: Tensor) -> Tensor:
     return torch.empty_like(past)
 
 
-def write(cache: KeyValue, new: KeyValue, at: Tensor) -> KeyValue:
+def write(cache: C, new: C, at: Tensor) -> C:
     """The cache with `new` written from slot `at` (b,) of each input on."""
-    return KeyValue(scatter_slots(cache.key, new.key, at), scatter_slots(cache.value, new.value, at))
+    return type(cache)(*(scatter_slots(past, fresh, at) for past, fresh in zip(cache, new, strict=True)))

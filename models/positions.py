@@ -92,6 +92,8 @@ class RelativeBias(nn.Module):
         return offset + torch.where(distance < exact, distance, large)
 
     def forward(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
-        """query_positions (b, q), key_positions (b, k), int -> bias (b, heads, q, k) to add to the scores."""
-        distance = key_positions[:, None, :] - query_positions[:, :, None]
+        """query_positions (b, q), key_positions (b, k) or (b, q, k), int -> bias (b, heads, q, k) to add to scores."""
+        if key_positions.dim() == 2:
+            key_positions = key_positions[:, None, :]
+        distance = key_positions - query_positions[:, :, None]
         return self.bias(self.bucket(distance)).permute(0, 3, 1, 2)

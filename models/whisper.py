@@ -3,18 +3,17 @@
 Every published size is a `WhisperConfig`: tiny to large-v3, turbo and distil differ in numbers only.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heedful.models.attention import CrossAttention, visible
+from heedful.models.attention import visible
 from heedful.models.cache import KeyValue
-from heedful.models.positions import Learned
 from heedful.models.spectrogram import LogMel
-from heedful.models.transformer import DecoderLayer, EncoderLayer
+from heedful.models.text import StackConfig, TokenDecoder
+from heedful.models.transformer import EncoderLayer, LayerConfig
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,12 @@ class WhisperConfig:
         """Samples of a window of audio at 16 kHz: a frame is two hops of 160, after the stride of a convolution."""
         return self.audio_positions * 2 * 160
 
+    @property
+    def decoder(self) -> StackConfig:
+        """The stack that writes the text."""
+        layer = LayerConfig(self.width, self.decoder_heads, self.decoder_inner)
+        return StackConfig(self.vocabulary, self.decoder_layers, layer, "learned", self.text_positions, final_norm=True)
+
 
 class WhisperEncoder(nn.Module):
     """Log-mel frames through two convolutions, the second halving their number, and a stack of encoder layers."""
@@ -47,8 +52,8 @@ class WhisperEncoder(nn.Module):
         self.first = nn.Conv1d(config.mels, config.width, 3, padding=1)
         self.second = nn.Conv1d(config.width, config.width, 3, stride=2, padding=1)
         self.positions = nn.Parameter(torch.zeros(config.audio_positions, config.width))
-        layer = (config.width, config.encoder_heads, config.encoder_inner)
-        self.layers = nn.ModuleList(EncoderLayer(*layer) for _ in range(config.encoder_layers))
+        layer = LayerConfig(config.width, config.encoder_heads, config.encoder_inner)
+        self.layers = nn.ModuleList(EncoderLayer(layer) for _ in range(config.encoder_layers))
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, mel: Tensor) -> Tensor:
@@ -59,49 +64,6 @@ class WhisperEncoder(nn.Module):
         return self.norm(x)
 
 
-class WhisperDecoder(nn.Module):
-    """Token and position embeddings, a stack of decoder layers, and the token embedding again for the logits."""
-
-    def __init__(self, config: WhisperConfig) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(config.vocabulary, config.width)
-        self.positions = Learned(config.text_positions, config.width)
-        layer = (config.width, config.decoder_heads, config.decoder_inner)
-        self.layers = nn.ModuleList(DecoderLayer(*layer) for _ in range(config.decoder_layers))
-        self.norm = nn.LayerNorm(config.width)
-
-    def forward(
-        self,
-        tokens: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        memory: Sequence[KeyValue],
-        cache: Sequence[KeyValue] | None = None,
-        at: Tensor | None = None,
-        need_weights: bool = False,
-    ) -> tuple[Tensor, list[KeyValue], list[Tensor | None]]:
-        """tokens, positions (b, n), mask (b or 1, 1, n, slots) -> hidden states (b, n, width), keys and values of
-        self-attention and weights of cross-attention (b, h, n, audio_positions) layer by layer.
-        """
-        x = self.tokens(tokens) + self.positions(positions)
-        caches: list[KeyValue] = []
-        weights: list[Tensor | None] = []
-        for i, layer in enumerate(self.layers):
-            x, present, crossed = layer(x, mask, memory[i], None if cache is None else cache[i], at, need_weights)
-            caches.append(present)
-            weights.append(crossed)
-        return self.norm(x), caches, weights
-
-    def remember(self, memory: Tensor) -> list[KeyValue]:
-        """The encoder's output (b, k, width) -> keys and values (b, h, k, d) for the cross-attention of each layer."""
-        attentions = (layer.get_submodule("cross_attention") for layer in self.layers)
-        return [attention.remember(memory) for attention in attentions if isinstance(attention, CrossAttention)]
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states (..., width) -> logits (..., vocabulary), float32."""
-        return F.linear(hidden, self.tokens.weight).float()
-
-
 class Whisper(nn.Module):
     """Waveform and tokens in, logits out. The encoder's output reaches the decoder only as keys and values."""
 
@@ -110,7 +72,7 @@ class Whisper(nn.Module):
         self.config = config
         self.log_mel = LogMel(config.mels)
         self.encoder = WhisperEncoder(config)
-        self.decoder = WhisperDecoder(config)
+        self.decoder = TokenDecoder(config.decoder)
 
     def encode(self, waveform: Tensor) -> list[KeyValue]:
         """waveform (b, config.samples), float32 at 16 kHz -> keys and values (b, h, audio_positions, d) a layer."""

@@ -11,8 +11,8 @@ from heedful.runtime.errors import BundleError
 from heedful.runtime.home import home, listed, locate
 
 MANIFEST = "bundle.json"
-VERSION = 1
-"""Of the manifest's layout: raised when an older runtime could not read a newer bundle."""
+VERSION = 2
+"""Of the manifest's layout: raised whenever it changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +59,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
     version = manifest.get("heedful") if isinstance(manifest, dict) else None
     if not isinstance(version, int):
         raise BundleError(f"{file} is not the manifest of a Heedful bundle")
-    if version > VERSION:
-        raise BundleError(f"{path} is of format {version}, this Heedful reads up to {VERSION}: upgrade heedful")
+    if version != VERSION:
+        remedy = "upgrade heedful" if version > VERSION else "export it again"
+        raise BundleError(f"{path} is of format {version}, this Heedful reads {VERSION}: {remedy}")
     files = manifest.get("files")
     if not isinstance(files, dict) or not {"task", "family"} <= manifest.keys():
         raise BundleError(f"{file} is incomplete: export the bundle again")

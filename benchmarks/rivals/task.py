@@ -1,6 +1,7 @@
-"""One transcription in the words of each engine."""
+"""One transcription, or translation, in the words of each engine."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from heedful.runtime.home import home
@@ -40,3 +41,21 @@ class Task:
             "audio": self.audio,
             "options": {**options, **windows},
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """`lines` translated by the model in a folder, `batch` at once where an engine takes more than one. `length`: every
+    translation has exactly so many tokens; else the model says where it ends.
+    """
+
+    model: str
+    lines: Sequence[str]
+    batch: int = 32
+    beams: int = 1
+    threads: int = 2
+    length: int | None = None
+
+    def request(self, **own: Any) -> dict[str, Any]:
+        """The request to any run_*.py that translates, with what only that one knows."""
+        return {**asdict(self), **own}

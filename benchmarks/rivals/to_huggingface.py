@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from heedful.export import whisper
-from heedful.export.certificate import fixture_windows
 from heedful.export.checkpoint import open_checkpoint
 from heedful.models.whisper import Whisper, WhisperConfig
 
@@ -82,7 +81,7 @@ def rules(config: WhisperConfig, description: dict[str, Any]) -> dict[str, Any]:
 
 def difference(ours: Whisper, theirs: Any, extractor: Any, start: int) -> float:
     """The largest difference of their logits from ours, over the largest of ours, on a few seconds of speech."""
-    (speech,) = fixture_windows(1, ours.config.samples)
+    (speech,) = whisper.fixture_windows(1, ours.config.samples)
     waveform = torch.zeros(1, ours.config.samples)
     waveform[0, : len(speech)] = torch.from_numpy(speech)
     tokens = torch.tensor([[start, *range(1000, 1008)]])

@@ -20,6 +20,9 @@ class Buffer(Protocol):
     def pointer(self, row: int = 0) -> int:
         """Address of the first byte of `row`."""
 
+    def write(self, row: int, part: NDArray[np.generic]) -> None:
+        """Put `part` (heads, n, width) into the first n slots of `row`."""
+
     def keep(self, row: int, slots: NDArray[np.intp]) -> None:
         """Move these slots of `row` to its front, in this order."""
 
@@ -49,6 +52,9 @@ class HostBuffer:
         self.array[a] = self.array[b]
         self.array[b] = held
 
+    def write(self, row: int, part: NDArray[np.generic]) -> None:
+        self.array[row, :, : part.shape[1]] = part
+
     def keep(self, row: int, slots: NDArray[np.intp]) -> None:
         self.array[row, :, : len(slots)] = self.array[row, :, slots].swapaxes(0, 1)
 
@@ -74,8 +80,13 @@ class DeviceBuffer:
     def pointer(self, row: int = 0) -> int:
         return int(self.value.data_ptr()) + row * self.stride
 
-    def keep(self, row: int, slots: NDArray[np.intp]) -> None:
+    def write(self, row: int, part: NDArray[np.generic]) -> None:
         # here and below by way of main memory: rare, and onnxruntime has no copy within a device
+        array = self.value.numpy()
+        array[row, :, : part.shape[1]] = part
+        self.value.update_inplace(array)
+
+    def keep(self, row: int, slots: NDArray[np.intp]) -> None:
         array = self.value.numpy()
         array[row, :, : len(slots)] = array[row, :, slots].swapaxes(0, 1)
         self.value.update_inplace(array)

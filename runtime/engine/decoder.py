@@ -1,40 +1,30 @@
-"""One decoder session and the caches it reads and writes in place, a row for each input being decoded."""
+"""One decoder session over the rows whose caches it reads and writes in place."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from heedful.runtime.engine.buffers import Buffer, HostBuffer, allocate
+from heedful.runtime.engine.buffers import Buffer
 from heedful.runtime.engine.device import Device
+from heedful.runtime.engine.rows import Rows, Shape
 
 FEW = 8
 """New tokens up to which a decoder's graph may attend to each on its own (export/fold.py)."""
 
-# slots by which caches grow: attention costs as much as the capacity, growing costs a copy
-_BUCKET = {"cpu": 64, "cuda": 512}
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """What the decoder's graph is made for: `positions` limits prompt and generated tokens together."""
-
-    layers: int
-    heads: int
-    head_dim: int
-    frames: int
-    positions: int
-    vocabulary: int
-    dtype: str
+# a graph runs no further than what is asked of it
+_AS_FAR_AS_ASKED = ort.RunOptions()
+_AS_FAR_AS_ASKED.only_execute_path_to_fetches = True
 
 
 @dataclass(frozen=True, slots=True)
 class Feed:
     """New tokens of one input: tokens and positions (n,), the first slot they take, the slots each may see (n, used)
-    and which of the n tokens' logits are wanted. Before that the slots `kept` (at,) are moved to the front, if given.
+    and which of the n tokens' logits are wanted: of each the `best` largest, where the graph ranks them, or all if that
+    is 0. Before that the slots `kept` (at,) are moved to the front, if given.
     """
 
     tokens: NDArray[np.int64]
@@ -43,136 +33,125 @@ class Feed:
     mask: NDArray[np.bool_]
     select: NDArray[np.int64]
     kept: NDArray[np.intp] | None = None
+    best: int = 0
+
+
+class Best(NamedTuple):
+    """The largest logits (m, k), float32, in falling order, their tokens (m, k), int64, and log(sum(exp(logits))) over
+    the whole vocabulary (m,), float32.
+    """
+
+    logits: NDArray[np.float32]
+    tokens: NDArray[np.int64]
+    total: NDArray[np.float32]
+
+    def part(self, start: int, end: int) -> "Best":
+        return Best(self.logits[start:end], self.tokens[start:end], self.total[start:end])
+
+
+Scores = NDArray[np.float32] | Best
+"""What is known of the next token: logits (m, vocabulary), or the best of them."""
 
 
 class Decoder:
-    """Runs decoder.onnx over `rows` inputs at most.
-
-    Self-attention caches grow and shrink in buckets of slots; neither they nor the encoder's keys and values are copied
-    in a step. Rows come and go: where rows can be moved, those that a step leaves out cost it nothing.
-    """
+    """Runs decoder.onnx over `rows` inputs at most. Neither caches nor memory are copied in a step."""
 
     def __init__(self, session: ort.InferenceSession, shape: Shape, device: Device, rows: int) -> None:
         self.session = session
         self.shape = shape
         self.device = device
         self.rows = rows
-        self.place = list(range(rows))  # where in the buffers each row is
-        self.used = [0] * rows  # slots of each row that are written
-        self.capacity = _BUCKET[device.name]
-        names = [f"{layer}.{part}" for layer in range(shape.layers) for part in ("key", "value")]
-        self.memory = {name: self._allocate(rows, shape.frames) for name in names}
-        self.caches = {name: self._allocate(rows, self.capacity) for name in names}
+        self.buffers = Rows(shape, device, rows)
         self.binding = session.io_binding()
-        self.bound = range(0)  # places that the buffers are bound to; empty when they must be bound anew
+        names = {each.name for each in session.get_inputs()}
+        self.ranks, self.measures = "best" in names, "frames" in names
+        self.outputs: tuple[str, ...] = ()  # bound beside the caches
         self.held: list[NDArray[Any]] = []  # bound inputs are borrowed, not copied
 
-    def _allocate(self, rows: int, slots: int) -> Buffer:
-        return allocate((rows, self.shape.heads, slots, self.shape.head_dim), self.shape.dtype, self.device)
+    @property
+    def memory(self) -> dict[str, Buffer]:
+        """What rows attend to: keys and values of each layer."""
+        return self.buffers.memory
 
-    def step(self, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
+    def step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
         """Write the new tokens of some rows into their caches; the other rows stay as they are.
 
-        Returns the wanted logits (len(select), vocabulary), float32, of each row fed. One new token, a few and many are
-        fed apart: onnxruntime adds up their scores in different orders, so that padding a row to the width of its
-        neighbours would change its last bits.
+        Returns the wanted logits (len(select), vocabulary), float32, of each row fed, or the best of them. One new
+        token, a few and many are fed apart: onnxruntime adds up their scores in different orders, so that padding a row
+        to the width of its neighbours would change its last bits.
         """
-        kinds: dict[tuple[bool, bool], dict[int, Feed]] = {}
+        kinds: dict[tuple[bool, bool, bool], dict[int, Feed]] = {}
         for row, feed in feeds.items():
             new = len(feed.tokens)
-            kinds.setdefault((new > 1, new > FEW), {})[row] = feed
-        return {row: logits for kind in kinds.values() for row, logits in self._step(kind).items()}
+            kinds.setdefault((new > 1, new > FEW, feed.best > 0 and self.ranks), {})[row] = feed
+        return {row: scores for kind in kinds.values() for row, scores in self._step(kind).items()}
 
-    def _step(self, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
+    def _step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
         width = max(len(feed.tokens) for feed in feeds.values())
+        rows = self.buffers
         for row, feed in feeds.items():
             if feed.kept is not None:
-                for cache in self.caches.values():
-                    cache.keep(self.place[row], feed.kept)
-            self.used[row] = feed.at + len(feed.tokens)
-        self._reserve(max(self.used) + width)
-        places = self._gather(list(feeds))
+                rows.keep(row, feed.kept)
+            rows.used[row] = feed.at + len(feed.tokens)
+        rows.reserve(max(rows.used) + width)
+        places = rows.gather(list(feeds))
         count = len(places)
-        tokens = np.zeros((count, width), np.int64)
-        positions = np.zeros((count, width), np.int64)
-        at = np.full(count, self.capacity - width, np.int64)
-        mask = np.zeros((count, width, self.capacity), np.bool_)
+        inputs = {
+            "tokens": np.zeros((count, width), np.int64),
+            "positions": np.zeros((count, width), np.int64),
+            "at": np.full(count, rows.capacity - width, np.int64),
+            "mask": np.zeros((count, width, rows.capacity), np.bool_),
+        }
+        tokens, positions, at, mask = inputs.values()
+        frames = np.ones(count, np.int64)
         # padding must see a slot, or its softmax is NaN and poisons the slot it writes
         mask[:, :, -1] = True
-        select = []
+        select, ends = [], [0]
         for row, feed in feeds.items():
-            at_row, new = self.place[row] - places.start, len(feed.tokens)
+            at_row, new = rows.place[row] - places.start, len(feed.tokens)
             tokens[at_row, :new], positions[at_row, :new], at[at_row] = feed.tokens, feed.positions, feed.at
             mask[at_row, :new] = False
             mask[at_row, :new, : feed.mask.shape[1]] = feed.mask
+            frames[at_row] = rows.frames[row]
             select.append(at_row * width + feed.select)
-        logits = self._run(places, tokens=tokens, positions=positions, at=at, mask=mask, select=np.concatenate(select))
-        return dict(zip(feeds, np.split(logits, np.cumsum([len(each) for each in select])[:-1]), strict=True))
+            ends.append(ends[-1] + len(feed.select))
+        if self.measures:
+            inputs["frames"] = frames
+        best = min(max(feed.best for feed in feeds.values()), self.shape.vocabulary) if self.ranks else 0
+        found = self._run(places, inputs | {"select": np.concatenate(select)}, best)
+        cut = found.part if isinstance(found, Best) else lambda start, end: found[start:end]
+        return {row: cut(*ends[i : i + 2]) for i, row in enumerate(feeds)}
 
     def release(self, row: int) -> None:
         """What the caches hold of `row` is no longer needed."""
-        self.used[row] = 0
+        self.buffers.used[row] = 0
 
-    def _reserve(self, slots: int) -> None:
-        """Room for `slots` slots and one more, the last, which only padding looks at; no more than a few times that."""
-        bucket = _BUCKET[self.device.name]
-        capacity = bucket * (slots // bucket + 1)
-        if capacity <= self.capacity < 4 * capacity:
-            return
-        used = [0] * self.rows
-        for row, place in enumerate(self.place):
-            used[place] = min(self.used[row], self.capacity, capacity)
-        self.caches = {name: cache.resized(capacity, used) for name, cache in self.caches.items()}
-        self.capacity = capacity
-        self.bound = range(0)
-
-    def _gather(self, rows: list[int]) -> range:
-        """The places that `rows` reach over, once they are brought together at the front if they lie apart.
-
-        On a GPU a row cannot be moved without a kernel for it: there the rows between run along idle.
-        """
-        places = sorted(self.place[row] for row in rows)
-        reach = range(places[0], places[-1] + 1)
-        buffers = [*self.memory.values(), *self.caches.values()]
-        if len(reach) == len(rows) or not all(isinstance(buffer, HostBuffer) for buffer in buffers):
-            return reach
-        front = [row for row, place in enumerate(self.place) if place < len(rows) and row not in rows]
-        for row in rows:
-            if self.place[row] >= len(rows):
-                other = front.pop()
-                for buffer in buffers:
-                    assert isinstance(buffer, HostBuffer)
-                    buffer.swap(self.place[row], self.place[other])
-                self.place[row], self.place[other] = self.place[other], self.place[row]
-        return range(len(rows))
-
-    def _run(self, places: range, **inputs: NDArray[Any]) -> NDArray[np.float32]:
-        if self.bound != places:
-            self._bind(places)
-        logits = np.empty((len(inputs["select"]), self.shape.vocabulary), np.float32)
-        self.held = [*inputs.values(), logits]
+    def _run(self, places: range, inputs: dict[str, NDArray[Any]], best: int) -> Scores:
+        count = len(inputs["select"])
+        outputs: dict[str, NDArray[Any]]
+        if best:
+            outputs = {
+                "best_logits": np.empty((count, best), np.float32),
+                "best_tokens": np.empty((count, best), np.int64),
+                "total": np.empty(count, np.float32),
+            }
+        else:
+            outputs = {"logits": np.empty((count, self.shape.vocabulary), np.float32)}
+        if self.ranks:
+            inputs["best"] = np.asarray([max(best, 1)], np.int64)
+        self._bind(places, tuple(outputs))
+        self.held = [*inputs.values(), *outputs.values()]
         for name, value in inputs.items():
             self.binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
-        self.binding.bind_output("logits", "cpu", 0, np.float32, logits.shape, logits.ctypes.data)
-        self.session.run_with_iobinding(self.binding)
-        return logits
+        for name, value in outputs.items():
+            self.binding.bind_output(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+        self.session.run_with_iobinding(self.binding, _AS_FAR_AS_ASKED)
+        return Best(*outputs.values()) if best else outputs["logits"]
 
-    def _bind(self, places: range) -> None:
-        """Bind the rows at `places` of every buffer; past and present to one address, so the graph writes in place."""
-        where = (self.device.name, 0, np.dtype(self.shape.dtype))
-        for name, cache in self.caches.items():
-            shape = (len(places), *cache.shape[1:])
-            self.binding.bind_input(f"past.{name}", *where, shape, cache.pointer(places.start))
-            self.binding.bind_output(f"present.{name}", *where, shape, cache.pointer(places.start))
-        for name, memory in self.memory.items():
-            shape = (len(places), *memory.shape[1:])
-            self.binding.bind_input(f"memory.{name}", *where, shape, memory.pointer(places.start))
-        self.bound = places
-
-    def bind_memory(self, binding: ort.IOBinding, row: int, *, output: bool) -> None:
-        """Bind the memory of `row` as an encoder's outputs, or as another graph's inputs: nothing is copied."""
-        bind = binding.bind_output if output else binding.bind_input
-        for name, memory in self.memory.items():
-            shape = (1, *memory.shape[1:])
-            pointer = memory.pointer(self.place[row])
-            bind(f"memory.{name}", self.device.name, 0, np.dtype(self.shape.dtype), shape, pointer)
+    def _bind(self, places: range, outputs: tuple[str, ...]) -> None:
+        if self.outputs != outputs:
+            # an output that is not asked for this time would be written to where it was bound last
+            self.binding.clear_binding_outputs()
+            self.buffers.bound = range(0)
+            self.outputs = outputs
+        self.buffers.bind(self.binding, places)

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.runtime.engine.decoder import Feed
+from heedful.runtime.engine.decoder import Best, Feed, Scores
 from heedful.runtime.engine.search import Search
 from heedful.runtime.engine.slots import Slots
 
@@ -15,8 +15,8 @@ from heedful.runtime.engine.slots import Slots
 class Stepper(Protocol):
     """What decoding needs of a decoder."""
 
-    def step(self, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
-        """Logits (len(select), vocabulary) of each row fed."""
+    def step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
+        """Logits (len(select), vocabulary) of each row fed, or the best of them where that is enough."""
 
     def release(self, row: int) -> None:
         """What the caches hold of `row` is no longer needed."""
@@ -45,21 +45,24 @@ class Job:
         count = len(self.prompt)
         tokens = np.asarray(self.prompt, np.int64)
         select = np.asarray([*self.watch, count - 1], np.int64)
-        return Feed(tokens, np.arange(count), 0, self.slots.prefill(count), select)
+        best = 0 if self.watch else self.search.best
+        return Feed(tokens, np.arange(count), 0, self.slots.prefill(count), select, best=best)
 
-    def advance(self, logits: NDArray[np.float32]) -> Feed | None:
-        """What to feed after `logits`; None when the job is done."""
-        if self.prompt_logits is None:
-            self.prompt_logits, logits = logits[:-1].copy(), logits[-1:]
+    def advance(self, scores: Scores) -> Feed | None:
+        """What to feed after `scores`; None when the job is done."""
+        if not self.first_token:
             self.first_token = time.perf_counter()
-        step = self.search.advance(logits)
+            if not isinstance(scores, Best):
+                self.prompt_logits, scores = scores[:-1].copy(), scores[-1:]
+        step = self.search.advance(scores)
         if step is None:
             return None
         kept = self.slots.compact(step.parents)
         at, count = self.slots.used, len(step.tokens)
         tokens, positions = np.asarray(step.tokens, np.int64), np.full(count, self.position)
         self.position += 1
-        return Feed(tokens, positions, at, self.slots.step(step.parents), np.arange(count), kept)
+        mask = self.slots.step(step.parents)
+        return Feed(tokens, positions, at, mask, np.arange(count), kept, self.search.best)
 
 
 class Running:
@@ -68,7 +71,7 @@ class Running:
     def __init__(self, decoder: Stepper) -> None:
         self.decoder = decoder
         self.jobs: dict[int, Job] = {}
-        self.logits: dict[int, NDArray[np.float32]] = {}
+        self.scores: dict[int, Scores] = {}
 
     def admit(self, jobs: Iterable[Job]) -> None:
         """Read the prompts of `jobs`.
@@ -81,29 +84,29 @@ class Running:
             self.jobs[job.row] = job
             prompts.setdefault(len(job.prompt), {})[job.row] = job.start()
         for feeds in prompts.values():
-            self.logits |= self.decoder.step(feeds)
+            self.scores |= self.decoder.step(feeds)
 
     def step(self) -> None:
         """One token more for every job; those that are over, or whose search fails, leave."""
         feeds = {}
-        for row, logits in list(self.logits.items()):
+        for row, scores in list(self.scores.items()):
             job = self.jobs[row]
             try:
-                feed = job.advance(logits)
+                feed = job.advance(scores)
             except Exception as error:  # one job's error is not its neighbours'
                 job.error, feed = error, None
             if feed is None:
                 self.remove([job])
             else:
                 feeds[row] = feed
-        self.logits = self.decoder.step(feeds) if feeds else {}
+        self.scores = self.decoder.step(feeds) if feeds else {}
 
     def remove(self, jobs: Iterable[Job]) -> None:
         """Drop `jobs`, over or not, as far as they are still there."""
         for job in jobs:
             if self.jobs.get(job.row) is job:
                 del self.jobs[job.row]
-                self.logits.pop(job.row, None)
+                self.scores.pop(job.row, None)
                 self.decoder.release(job.row)
 
 

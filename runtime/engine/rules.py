@@ -4,6 +4,7 @@ A rule is called with the logits (vocabulary,) of one hypothesis, float32, which
 generated so far, the prompt left out. It must not depend on a constant added to all logits.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -19,29 +20,69 @@ class Rule(Protocol):
     def __call__(self, logits: Logits, generated: Sequence[int]) -> None: ...
 
 
-class Suppress:
+class Ban(ABC):
+    """A rule that knows before it sees any logits what it rules out."""
+
+    @abstractmethod
+    def banned(self, generated: Sequence[int]) -> Sequence[int]:
+        """The tokens that must not come after those `generated` so far."""
+
+    def __call__(self, logits: Logits, generated: Sequence[int]) -> None:
+        logits[np.asarray(self.banned(generated), np.int64)] = -np.inf
+
+
+class Suppress(Ban):
     """Tokens that never come; with `at_start`, tokens that never come first."""
 
     def __init__(self, tokens: Sequence[int], *, at_start: bool = False) -> None:
-        self.tokens = np.asarray(sorted(tokens), dtype=np.int64)
+        self.tokens = sorted(tokens)
         self.at_start = at_start
+        self._array = np.asarray(self.tokens, dtype=np.int64)
+
+    def banned(self, generated: Sequence[int]) -> Sequence[int]:
+        return () if self.at_start and generated else self.tokens
 
     def __call__(self, logits: Logits, generated: Sequence[int]) -> None:
         if not (self.at_start and generated):
-            logits[self.tokens] = -np.inf
+            logits[self._array] = -np.inf
 
 
-class NoRepeatNgram:
-    """No run of `size` tokens comes twice."""
+class NoRepeatNgram(Ban):
+    """No run of `size` tokens, at least one, comes twice."""
 
     def __init__(self, size: int) -> None:
+        if size < 1:
+            raise ValueError(f"a run has at least one token, not {size}")
         self.size = size
 
-    def __call__(self, logits: Logits, generated: Sequence[int]) -> None:
+    def banned(self, generated: Sequence[int]) -> Sequence[int]:
         context = tuple(generated[len(generated) - self.size + 1 :])
-        for i in range(len(generated) - self.size + 1):
-            if tuple(generated[i : i + self.size - 1]) == context:
-                logits[generated[i + self.size - 1]] = -np.inf
+        return [
+            generated[i + self.size - 1]
+            for i in range(len(generated) - self.size + 1)
+            if tuple(generated[i : i + self.size - 1]) == context
+        ]
+
+
+class BadWords(Ban):
+    """None of `words`, each a run of tokens, ever comes."""
+
+    def __init__(self, words: Sequence[Sequence[int]]) -> None:
+        self.words = [(tuple(word[:-1]), word[-1]) for word in words if word]
+
+    def banned(self, generated: Sequence[int]) -> Sequence[int]:
+        return [last for begin, last in self.words if tuple(generated[len(generated) - len(begin) :]) == begin]
+
+
+class NotBefore(Ban):
+    """`token` does not come before `length` others have."""
+
+    def __init__(self, token: int, length: int) -> None:
+        self.token = token
+        self.length = length
+
+    def banned(self, generated: Sequence[int]) -> Sequence[int]:
+        return (self.token,) if len(generated) < self.length else ()
 
 
 class RepetitionPenalty:

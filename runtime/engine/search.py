@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.runtime.engine.rules import Logits, Rule
+from heedful.runtime.engine.decoder import Best, Scores
+from heedful.runtime.engine.rules import Ban, Logits, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +44,14 @@ class Step:
 class Search(Protocol):
     """A way to choose tokens for one input."""
 
-    def advance(self, logits: Logits) -> Step | None:
-        """Choose after logits (live hypotheses, vocabulary), float32, changed in place; None: the search is over."""
+    @property
+    def best(self) -> int:
+        """How many of each live hypothesis's best tokens are enough to choose from next; 0: all of them are needed."""
+
+    def advance(self, scores: Scores) -> Step | None:
+        """Choose after logits (live hypotheses, vocabulary), float32, changed in place, or the best of them; None: the
+        search is over.
+        """
 
     def results(self) -> list[Hypothesis]:
         """The hypotheses found, best first."""
@@ -52,11 +59,30 @@ class Search(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """When a hypothesis ends, and what it may hold: the `end` token, `length` tokens at most, and `rules`."""
+    """When a hypothesis ends, and what it may hold: the `end` token, `length` tokens at most, and `rules`.
+
+    `before` tokens of the prompt count as the hypothesis's own where lengths are compared. With `forced_end` the last
+    token that `length` allows is the end token, whatever its probability.
+    """
 
     end: int
     length: int
     rules: Sequence[Rule] = ()
+    before: int = 0
+    forced_end: bool = False
+
+    def wanted(self, best: int, texts: Sequence[Sequence[int]]) -> int:
+        """How many of the best tokens to ask for so that `best` are left of each of `texts`; 0 for all of them, which
+        rules need that look at logits.
+        """
+        bans = [rule for rule in self.rules if isinstance(rule, Ban)]
+        if len(bans) < len(self.rules):
+            return 0
+        return best + max((sum(len(ban.banned(text)) for ban in bans) for text in texts), default=0)
+
+    def banned(self, generated: Sequence[int]) -> set[int]:
+        """The tokens that the rules rule out before they see any logits."""
+        return {token for rule in self.rules if isinstance(rule, Ban) for token in rule.banned(generated)}
 
 
 def log_sum_exp(logits: Logits) -> NDArray[np.float32]:
@@ -119,6 +145,10 @@ class Sample:
         self.rows = [0] * count  # all start from the one row of logits after the prompt
         self.finished: list[Hypothesis] = []
 
+    @property
+    def best(self) -> int:
+        return 0 if self.temperature else self.limits.wanted(1, [one.tokens for one in self.live])
+
     def _choose(self, logits: Logits) -> int:
         if self.temperature == 0:
             return int(logits.argmax())
@@ -126,15 +156,28 @@ class Sample:
         cumulative = np.exp(scaled - scaled.max()).cumsum()
         return int(cumulative.searchsorted(self.rng.random() * cumulative[-1], side="right"))
 
-    def advance(self, logits: Logits) -> Step | None:
+    def _next(self, scores: Scores, row: int, tokens: list[int]) -> tuple[int, float]:
+        """A token to go on with after `tokens`, and its log-probability."""
+        if isinstance(scores, Best):
+            banned = self.limits.banned(tokens)
+            ranked = zip(scores.tokens[row].tolist(), scores.logits[row].tolist(), strict=True)
+            token, logit = next((token, logit) for token, logit in ranked if token not in banned)
+            return token, logit - float(scores.total[row])
+        logits = scores[row]
+        for rule in self.limits.rules:
+            rule(logits, tokens)
+        token = self._choose(logits)
+        return token, float(logits[token] - log_sum_exp(logits))
+
+    def advance(self, scores: Scores) -> Step | None:
         survivors: list[_Live] = []
         step = Step([], [])
         for row, one in zip(self.rows, self.live, strict=True):
-            scores = logits[row]
-            for rule in self.limits.rules:
-                rule(scores, one.tokens)
-            token = self._choose(scores)
-            one.logprob += float(scores[token] - log_sum_exp(scores))
+            if self.limits.forced_end and len(one.tokens) + 1 >= self.limits.length:
+                self._finish(one, ended=True)
+                continue
+            token, logprob = self._next(scores, row, one.tokens)
+            one.logprob += logprob
             if token == self.limits.end:
                 self._finish(one, ended=True)
                 continue
@@ -176,8 +219,31 @@ class Beam:
         self.live = [_Live()]
         self.finished: list[Hypothesis] = []
 
-    def _candidates(self, logits: Logits) -> list[tuple[float, float, int, int]]:
+    @property
+    def best(self) -> int:
+        return self.limits.wanted(2 * self.width, [one.tokens for one in self.live])
+
+    def _candidates(self, scores: Scores) -> list[tuple[float, float, int, int]]:
         """The 2 * width best continuations: score, log-probability, parent, token."""
+        if self.limits.forced_end and self._length() >= self.limits.length:
+            found = [(one.score, one.logprob, parent, self.limits.end) for parent, one in enumerate(self.live)]
+        else:
+            found = self._best(scores) if isinstance(scores, Best) else self._all(scores)
+        return sorted(found, key=lambda candidate: -candidate[0])[: 2 * self.width]
+
+    def _best(self, best: Best) -> list[tuple[float, float, int, int]]:
+        """Candidates among the best tokens of each hypothesis."""
+        found = []
+        columns = (best.logits.tolist(), best.tokens.tolist(), best.total.tolist())
+        for parent, (one, logits, tokens, total) in enumerate(zip(self.live, *columns, strict=True)):
+            banned = self.limits.banned(one.tokens)
+            for logit, token in zip(logits, tokens, strict=True):
+                if token not in banned:
+                    found.append((one.score + logit - total, one.logprob + logit - total, parent, token))
+        return found
+
+    def _all(self, logits: Logits) -> list[tuple[float, float, int, int]]:
+        """Candidates among all tokens."""
         totals = log_sum_exp(logits)
         for row, one in zip(logits, self.live, strict=True):
             for rule in self.limits.rules:
@@ -191,19 +257,26 @@ class Beam:
             logit = float(logits[parent, token])
             logprob = self.live[parent].logprob + logit - float(allowed[parent])
             found.append((float(scores[parent]) + logit, logprob, parent, token))
-        return sorted(found, key=lambda candidate: -candidate[0])
+        return found
 
-    def advance(self, logits: Logits) -> Step | None:
+    def _length(self) -> int:
+        """Tokens of a hypothesis, the next one included."""
+        return len(self.live[0].tokens) + 1
+
+    def _ranked(self, score: float, length: int) -> float:
+        return score / float(length + self.limits.before) ** self.length_penalty
+
+    def advance(self, scores: Scores) -> Step | None:
         live: list[_Live] = []
         step = Step([], [])
-        length = len(self.live[0].tokens) + 1
-        for rank, (score, logprob, parent, token) in enumerate(self._candidates(logits)):
+        length = self._length()
+        for rank, (score, logprob, parent, token) in enumerate(self._candidates(scores)):
             ended = token == self.limits.end
             if ended or length >= self.limits.length:
                 # those ranked below `width` are there only so that `width` hypotheses can live on
                 if rank < self.width and np.isfinite(score):
                     tokens = (*self.live[parent].tokens, *(() if ended else (token,)))
-                    self.finished.append(Hypothesis(tokens, logprob, score / length**self.length_penalty, ended))
+                    self.finished.append(Hypothesis(tokens, logprob, self._ranked(score, length), ended))
             elif len(live) < self.width and np.isfinite(score):
                 live.append(_Live([*self.live[parent].tokens, token], logprob, score))
                 step.parents.append(parent)
@@ -220,8 +293,7 @@ class Beam:
             return False
         if self.patience is not None:
             return True
-        best: float = self.live[0].score / length**self.length_penalty
-        return best <= self.finished[self.width - 1].score
+        return self._ranked(self.live[0].score, length) <= self.finished[self.width - 1].score
 
     def results(self) -> list[Hypothesis]:
         return sorted(self.finished, key=lambda one: -one.score)

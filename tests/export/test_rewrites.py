@@ -13,9 +13,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from heedful.export import whisper
 from heedful.export.flash import use_flash
 from heedful.export.fold import fold_queries, fold_scales
-from heedful.export.graphs import Graph, layer_names, whisper_graphs
+from heedful.export.graphs import Graph
 from heedful.export.trace import trace
 from heedful.models.whisper import Whisper, WhisperConfig
 from heedful.runtime.engine.decoder import FEW
@@ -47,7 +48,9 @@ def model() -> Whisper:
 
 @pytest.fixture(scope="module")
 def traced(model: Whisper) -> Callable[[str], onnx.ModelProto]:
-    graphs: dict[str, Graph] = {graph.name: graph for graph in whisper_graphs(model, [(0, 1)], 80)}
+    graphs: dict[str, Graph] = {
+        graph.name: graph for graph in whisper.graphs(model, {"alignment_heads": [(0, 1)], "tokens": {"end": 80}})
+    }
     protos: dict[str, onnx.ModelProto] = {}
 
     def proto(name: str) -> onnx.ModelProto:
@@ -84,7 +87,8 @@ def step(batch: int, new: int) -> dict[str, Array]:
 
     def caches(prefix: str, slots: int) -> dict[str, Array]:
         shape = (batch, HEADS, slots, HEAD_DIM)
-        return {name: rng.standard_normal(shape).astype(np.float32) for name in layer_names(prefix, LAYERS)}
+        names = [f"{prefix}.{layer}.{part}" for layer in range(LAYERS) for part in ("key", "value")]
+        return {name: rng.standard_normal(shape).astype(np.float32) for name in names}
 
     mask = np.zeros((batch, new, SLOTS), np.bool_)
     mask[:, :, :9] = True

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from heedful.export.graphs import Graph, layer_names, pair, whisper_graphs
+from heedful.export import whisper
+from heedful.export.graphs import Graph, named
 from heedful.export.storage import store
 from heedful.export.trace import trace
 from heedful.models.attention import CrossAttention, ScoreName
+from heedful.models.cache import KeyValue
 from heedful.models.whisper import Whisper, WhisperConfig
 
 Array = NDArray[Any]
@@ -54,7 +56,8 @@ def model() -> Whisper:
 
 @pytest.fixture(scope="module")
 def graphs(model: Whisper) -> dict[str, Graph]:
-    return {graph.name: graph for graph in whisper_graphs(model, ALIGNMENT_HEADS, TEXT_VOCABULARY)}
+    description = {"alignment_heads": ALIGNMENT_HEADS, "tokens": {"end": TEXT_VOCABULARY}}
+    return {graph.name: graph for graph in whisper.graphs(model, description)}
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +92,8 @@ def memories(seed: int, batch: int) -> list[NDArray[np.float32]]:
 
 
 def by_layer(prefix: str, arrays: Sequence[Array]) -> dict[str, Array]:
-    return dict(zip(layer_names(prefix, len(arrays) // 2), arrays, strict=True))
+    names = [f"{prefix}.{layer}.{part}" for layer in range(len(arrays) // 2) for part in ("key", "value")]
+    return dict(zip(names, arrays, strict=True))
 
 
 # One Attention for each call of scaled dot-product attention, one TensorScatter for each cache; the aligner's
@@ -322,7 +326,7 @@ class Reader(nn.Module):
         self.attention = CrossAttention(24, 3, memory_width=20, score=score)
 
     def forward(self, x: Tensor, memory: list[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
-        output, weights = self.attention(x, pair(memory)[0], mask, need_weights=True)
+        output, weights = self.attention(x, KeyValue(*memory), mask, need_weights=True)
         assert weights is not None
         return output, weights
 
@@ -335,27 +339,17 @@ def test_the_additive_score_is_traced_too(tmp_path: Path) -> None:
         memory = module.attention.remember(torch.randn(batch, keys, 20))
         mask = torch.rand(batch, 1, queries, keys) < 0.7
         mask[..., 0] = True
-        return {"x": torch.randn(batch, queries, 24), "memory": [each.contiguous() for each in memory], "mask": mask}
+        return {"x": torch.randn(batch, queries, 24), "memory": named("memory", [memory]), "mask": mask}
 
-    axes = {
-        "x": {0: "b", 1: "q"},
-        "memory": [{0: "b", 2: "k"}] * 2,
-        "mask": {0: "b", 2: "q", 3: "k"},
-    }
-    store({"reader": trace(Graph("reader", module, inputs(2, 3, 5), ["output", "weights"], axes))}, tmp_path)
+    def graph(*sizes: int) -> Graph:
+        return Graph("reader", module, inputs(*sizes), ["output", "weights"], axes)
+
+    axes = {"x": {0: "b", 1: "q"}, "memory": [{0: "b", 2: "k"}] * 2, "mask": {0: "b", 2: "q", 3: "k"}}
+    store({"reader": trace(graph(2, 3, 5))}, tmp_path)
     traced = session(tmp_path / "reader.onnx")
     for sizes in [(1, 1, 1), (2, 3, 5), (3, 7, 2), (5, 2, 33)]:
-        values = inputs(*sizes)
-        names = ["x", "memory.0.key", "memory.0.value", "mask"]
-        found = traced.run(
-            None,
-            dict(
-                zip(
-                    names,
-                    [values["x"].numpy(), *map(np.asarray, values["memory"]), values["mask"].numpy()],
-                    strict=True,
-                )
-            ),
-        )
-        for ours, eager in zip(found, module(*values.values()), strict=True):
+        x, memory, mask = graph(*sizes).example
+        flat = [each.numpy() for each in (x, *memory, mask)]
+        found = traced.run(None, dict(zip(graph(*sizes).input_names, flat, strict=True)))
+        for ours, eager in zip(found, module(x, memory, mask), strict=True):
             np.testing.assert_allclose(ours, eager.numpy(), rtol=1e-5, atol=1e-5)

@@ -133,7 +133,7 @@ def test_logits_depend_on_the_recording(pair: Pair) -> None:
 def test_every_branch_in_the_cache_is_the_text_it_stands_for(pair: Pair) -> None:
     """Hypotheses fork, go on and are dropped at random; each one's logits are those of its whole text, uncached."""
     rng = np.random.default_rng(0)
-    decoder = EagerDecoder(pair.ours, pair.ours.encode(pair.waveform))
+    decoder = EagerDecoder(pair.ours.decoder, pair.ours.encode(pair.waveform))
     slots = {row: Slots() for row in range(len(PROMPTS))}
     texts = {row: [prompt] for row, prompt in enumerate(PROMPTS)}
 
@@ -185,7 +185,7 @@ def by_transformers(pair: Pair, width: int, **options: object) -> Found:
 
 def by_engine(pair: Pair, searches: list[Search]) -> Found:
     jobs = [Job(row, prompt, search) for row, (prompt, search) in enumerate(zip(PROMPTS, searches, strict=True))]
-    generate(EagerDecoder(pair.ours, pair.ours.encode(pair.waveform)), jobs)
+    generate(EagerDecoder(pair.ours.decoder, pair.ours.encode(pair.waveform)), jobs)
     return [[([*one.tokens, *[END] * one.ended], one.score) for one in job.search.results()] for job in jobs]
 
 

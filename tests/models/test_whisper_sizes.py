@@ -9,7 +9,8 @@ import transformers
 
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.whisper import read_config
-from heedful.models.whisper import WhisperConfig, WhisperDecoder, WhisperEncoder
+from heedful.models.text import TokenDecoder
+from heedful.models.whisper import WhisperConfig, WhisperEncoder
 
 hf: Any = transformers
 
@@ -46,7 +47,7 @@ def test_published_sizes(sizes: dict[str, int]) -> None:
     )  # fmt: skip
     assert config.samples == 30 * 16_000
     with torch.device("meta"):
-        parts = [WhisperEncoder(config), WhisperDecoder(config)]
+        parts = [WhisperEncoder(config), TokenDecoder(config.decoder)]
         expected = hf.WhisperForConditionalGeneration(theirs).num_parameters()
     count = sum(parameter.numel() for part in parts for parameter in part.parameters())
     assert count == expected + width * (config.encoder_layers + 2 * config.decoder_layers)

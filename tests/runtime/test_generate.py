@@ -114,7 +114,7 @@ def test_a_row_remembers_nothing_of_what_it_decoded(model: SpeechModel) -> None:
     narrow = Case(sound=2, prompt=(2, 7), length=30, width=2, temperature=0.0, letters=VOCABULARY)
     decoder = model.decoder(2)
     first = run(model, decoder, [wide], [1])
-    assert decoder.capacity > model.decoder(2).capacity
+    assert decoder.buffers.capacity > model.decoder(2).buffers.capacity
     assert [*first, *run(model, decoder, [narrow, wide], [1, 0])] == [
         alone(model, case) for case in (wide, narrow, wide)
     ]

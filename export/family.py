@@ -1,0 +1,66 @@
+"""What the exporter asks of a family: an architecture, the checkpoints that hold it, and what its runtime must know."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from heedful.export.checkpoint import Checkpoint
+from heedful.export.graphs import Graph, Model, Reading
+from heedful.models.cache import KeyValue
+from heedful.runtime.bundle import Bundle
+from heedful.runtime.engine.decoder import Decoder
+
+
+class Opened(Protocol):
+    """A bundle opened by its runtime."""
+
+    def decoder(self, rows: int) -> Decoder: ...
+    def encode(self, decoder: Decoder, inputs: dict[int, Any]) -> None: ...
+    def align(
+        self, decoder: Decoder, row: int, header: Sequence[int], text: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]: ...
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A bundle to be compared with its model, and on what.
+
+    `inputs` are what `opened.encode` takes, `memory` what the model made of them, as far as `lengths` if given. Texts
+    are begun with each of `prompts`, and with `header` where one is enough; they never `end`.
+    """
+
+    model: Model
+    opened: Opened
+    inputs: Sequence[Any]
+    memory: list[KeyValue]
+    lengths: list[int] | None
+    prompts: Sequence[list[int]]
+    header: list[int]
+    end: int
+    reading: Reading
+
+
+@dataclass(frozen=True)
+class Family:
+    """One architecture.
+
+    `recognises` says whether a checkpoint holds it; `load` builds the model, float32; `tokenizers` are the files of a
+    bundle that hold its tokenizers, by name; `describe` is what the runtime must know, and `section` where bundle.json
+    has it; `graphs` are what is to be traced, `subject` what is to be checked of the bundle. Logits are `ranked` in the
+    graph where rules of generation do not look at all of them.
+    """
+
+    name: str
+    task: str
+    section: str
+    ranked: bool
+    recognises: Callable[[Checkpoint], bool]
+    load: Callable[[Checkpoint], Any]
+    tokenizers: Callable[[Checkpoint], dict[str, Tokenizer]]
+    describe: Callable[[Checkpoint, Any, dict[str, Tokenizer]], dict[str, Any]]
+    graphs: Callable[[Any, dict[str, Any]], list[Graph]]
+    subject: Callable[[Any, Bundle], Subject]

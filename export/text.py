@@ -1,0 +1,211 @@
+"""What all families of text models share: their names in Hugging Face's layout, generation rules, graphs and check."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from heedful.export.checkpoint import Checkpoint
+from heedful.export.family import Family, Subject
+from heedful.export.graphs import Graph, Reading, build_graphs
+from heedful.export.tokenizers import build_tokenizers
+from heedful.export.weights import NameTable, load_weights
+from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from heedful.runtime.bundle import Bundle
+from heedful.runtime.engine.device import choose_device
+from heedful.runtime.errors import CheckpointError
+from heedful.runtime.text.model import TextModel
+
+# read by any model, whatever its language, when a bundle is checked
+FIXTURE = (
+    "The meeting begins at nine, and everyone is asked to be there a few minutes before.",
+    "How are you today?",
+    "She had never seen the sea, but she had read about it so often that she thought she knew it well.",
+    "Prices rose by 3.5% in the second quarter of 2021.",
+)
+# what a frame may name beside tokens: the languages of a request
+SOURCE, TARGET = "source", "target"
+
+Part = int | str
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Token ids, or SOURCE or TARGET for a language's, around a text: `before` and `after` a source, and those that a
+    target `starts` with, of which the last `forced` count as written by the model.
+    """
+
+    before: list[Part]
+    after: list[Part]
+    start: list[Part]
+    forced: int = 0
+
+
+@dataclass(frozen=True)
+class TextFamily:
+    """A family of text models: the `kinds` of config.json that mean it; what `configure` reads from config.json and
+    whether the embedding is tied to the output; the `names` of the weights; the `tokenizer`'s kind (export/tokenizers.py); the `frame` of its texts, from config.json and
+    generation_config.json; `languages`, the pattern of the tokens that name one, the code being its first group.
+    """
+
+    name: str
+    task: str
+    kinds: tuple[str, ...]
+    configure: Callable[[Mapping[str, Any], bool], Seq2SeqConfig]
+    names: Callable[[Seq2SeqConfig], NameTable]
+    frame: Callable[[Mapping[str, Any], Mapping[str, Any]], Frame]
+    tokenizer: Callable[[Mapping[str, Any]], str]
+    languages: str | None = None
+
+    @property
+    def family(self) -> Family:
+        return Family(
+            name=self.name,
+            task=self.task,
+            section="text",
+            ranked=True,
+            recognises=self.recognises,
+            load=self.load,
+            tokenizers=self.tokenizers,
+            describe=self.describe,
+            graphs=graphs,
+            subject=subject,
+        )
+
+    def recognises(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.format == "huggingface" and checkpoint.config.get("model_type") in self.kinds
+
+    def load(self, checkpoint: Checkpoint) -> Seq2Seq:
+        tensors = plain_names(checkpoint.tensors)
+        try:
+            config = self.configure(checkpoint.config, is_tied(tensors))
+        except KeyError as error:
+            raise CheckpointError(f"{checkpoint.source}: config.json lacks {error}") from error
+        model = Seq2Seq(config)
+        load_weights(model, tensors, self.names(config))
+        return model.eval()
+
+    def tokenizers(self, checkpoint: Checkpoint) -> dict[str, Tokenizer]:
+        source, target = build_tokenizers(checkpoint.path, self.tokenizer(checkpoint.config))
+        return {"tokenizer.json": source} if source is target else {"tokenizer.json": source, "target.json": target}
+
+    def describe(self, checkpoint: Checkpoint, model: Seq2Seq, tokenizers: dict[str, Tokenizer]) -> dict[str, Any]:
+        config = checkpoint.config
+        generation = config | checkpoint.generation
+        frame = self.frame(config, generation)
+        decoder = model.config.decoder
+        return {
+            "frame": {"before": frame.before, "after": frame.after, "start": frame.start, "forced": frame.forced},
+            "languages": find_languages(tokenizers["tokenizer.json"], self.languages),
+            "end": first(generation.get("eos_token_id")),
+            "positions": model.config.encoder.max_positions,
+            "prefixes": prefixes(config),
+            "search": search(generation, decoder.max_positions),
+            "alignment_heads": alignment_heads(model.config),
+        }
+
+
+def first(tokens: Any) -> int:
+    """A token that a configuration may state as a list."""
+    return int(tokens[0] if isinstance(tokens, list) else tokens)
+
+
+def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors without the `model.` that some checkpoints begin names with, the bias of logits as a vector, and the shared
+    embedding under one name.
+    """
+    plain = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    if "final_logits_bias" in plain:
+        plain["final_logits_bias"] = plain["final_logits_bias"].flatten()
+    for other in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
+        if "shared.weight" not in plain and other in plain:
+            plain["shared.weight"] = plain[other]
+    return plain
+
+
+def is_tied(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether logits are the product with the embedding. Some checkpoints store the matrix again all the same."""
+    own, shared = tensors.get("lm_head.weight"), tensors.get("shared.weight")
+    return own is None or (shared is not None and torch.equal(own, shared))
+
+
+def find_languages(tokenizer: Tokenizer, pattern: str | None) -> dict[str, int]:
+    """Language codes and their tokens."""
+    if pattern is None:
+        return {}
+    found = {
+        "".join(filter(None, match.groups())): token
+        for name, token in tokenizer.get_vocab().items()
+        if (match := re.fullmatch(pattern, name))
+    }
+    return dict(sorted(found.items()))
+
+
+def prefixes(config: Mapping[str, Any]) -> dict[str, str]:
+    """What T5 puts before a text to say what is to be done with it, by name of the task."""
+    tasks = config.get("task_specific_params") or {}
+    return {name: values["prefix"] for name, values in tasks.items() if values.get("prefix")}
+
+
+def search(generation: Mapping[str, Any], positions: int) -> dict[str, Any]:
+    """How the checkpoint asks for texts to be searched for; lengths count the start of a text, as transformers does."""
+    bad = [list(map(int, tokens)) for tokens in generation.get("bad_words_ids") or []]
+    return {
+        "beams": generation.get("num_beams") or 1,
+        "length_penalty": float(generation.get("length_penalty", 1.0)),
+        "early_stopping": bool(generation.get("early_stopping", False)),
+        "no_repeat_ngram": int(generation.get("no_repeat_ngram_size") or 0),
+        "min_length": int(generation.get("min_length") or 0),
+        "max_length": min(int(generation.get("max_length") or positions), positions),
+        "length_factor": None,
+        "forced_end": generation.get("forced_eos_token_id") is not None,
+        "bad_words": bad,
+        "suppress": list(generation.get("suppress_tokens") or []),
+    }
+
+
+def alignment_heads(config: Seq2SeqConfig) -> list[tuple[int, int]]:
+    """All heads of the last layer but one, whose mean follows the source best (Garg et al. 2019, arXiv 1909.02074)."""
+    layer = max(config.decoder.layers - 2, 0)
+    return [(layer, head) for head in range(config.decoder.layer.heads)]
+
+
+def graphs(model: Seq2Seq, description: dict[str, Any]) -> list[Graph]:
+    """The graphs to trace."""
+    source = {"source": torch.zeros(2, 5, dtype=torch.int64), "lengths": torch.full((2,), 5)}
+    axes = {"source": {0: "b", 1: "frames"}, "lengths": {0: "b"}}
+    return build_graphs(model, source, axes, reading(model, description))
+
+
+def reading(model: Seq2Seq, description: dict[str, Any]) -> Reading:
+    """What the aligner shows."""
+    return Reading(description["alignment_heads"], model.config.decoder.vocabulary)
+
+
+def subject(model: Seq2Seq, bundle: Bundle) -> Subject:
+    """The bundle beside its model, on a few sentences."""
+    opened = TextModel(bundle, choose_device("cpu"))
+    framing = opened.framing(*opened.some_languages())
+    sources = [framing.source(opened.tokens.encode(text)) for text in FIXTURE]
+    lengths = [len(source) for source in sources]
+    padded = torch.zeros(len(sources), max(lengths), dtype=torch.int64)
+    for row, source in enumerate(sources):
+        padded[row, : len(source)] = torch.tensor(source)
+    with torch.no_grad():
+        memory = model.encode(padded, torch.tensor(lengths))
+    return Subject(
+        model=model,
+        opened=opened,
+        inputs=sources,
+        memory=memory,
+        lengths=lengths,
+        prompts=[framing.start],
+        header=framing.start,
+        end=opened.end,
+        reading=reading(model, bundle.manifest["text"]),
+    )

@@ -1,0 +1,62 @@
+"""A bundle opened: its graphs and sizes, whatever the modality."""
+
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from heedful.runtime.bundle import Bundle
+from heedful.runtime.engine.decoder import Decoder
+from heedful.runtime.engine.device import Device, open_session
+from heedful.runtime.engine.rows import Shape
+from heedful.runtime.engine.saturation import warn_if_saturating
+
+
+class Model:
+    """Sessions and sizes of one bundle; safe to use from several threads, each with a decoder of its own."""
+
+    def __init__(self, bundle: Bundle, device: Device, threads: int = 0) -> None:
+        self.bundle = bundle
+        self.device = device
+        self.threads = threads
+        self.shape = Shape(**bundle.manifest["decoder"])
+        if bundle.manifest["precision"] == "int8" and device.name == "cpu":
+            warn_if_saturating()
+        self.encoder = open_session(bundle.file("encoder.onnx"), device, threads)
+        self._decoder = open_session(bundle.file("decoder.onnx"), device, threads)
+        self._aligner: ort.InferenceSession | None = None
+        self._lock = threading.Lock()
+
+    def decoder(self, rows: int) -> Decoder:
+        """A decoder with buffers for `rows` inputs side by side."""
+        return Decoder(self._decoder, self.shape, self.device, rows)
+
+    def align(
+        self, decoder: Decoder, row: int, header: Sequence[int], text: Sequence[int]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Attention (heads, len(text) + 1, frames) while each of the `text` tokens and the end were predicted after
+        `header`, and the probability (len(text),) of each text token among text tokens.
+        """
+        tokens = np.asarray([[*header, *text]], np.int64)
+        session = self._alignment_session()
+        binding = session.io_binding()
+        binding.bind_cpu_input("tokens", tokens)
+        frames = decoder.buffers.frames[row]
+        if decoder.measures:
+            binding.bind_cpu_input("frames", np.asarray([frames], np.int64))
+        decoder.buffers.bind_memory(binding, row, output=False)
+        for output in ("weights", "logprobs"):
+            binding.bind_output(output, "cpu")
+        session.run_with_iobinding(binding)
+        weights, logprobs = binding.copy_outputs_to_cpu()
+        first = len(header) - 1
+        return weights[0, :, first:, :frames], np.exp(logprobs[0, first:])
+
+    def _alignment_session(self) -> ort.InferenceSession:
+        """Opened when first needed: it maps the decoder's weights a second time."""
+        with self._lock:
+            if self._aligner is None:
+                self._aligner = open_session(self.bundle.file("aligner.onnx"), self.device, self.threads)
+            return self._aligner

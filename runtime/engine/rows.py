@@ -1,0 +1,141 @@
+"""The memory of a decoder: for each input, a row, what it attends to and what it keeps of its own tokens."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from heedful.runtime.engine.buffers import Buffer, HostBuffer, allocate
+from heedful.runtime.engine.device import Device
+
+# slots by which buffers grow: attention costs as much as the capacity, growing costs a copy
+_BUCKET = {"cpu": 64, "cuda": 512}
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the decoder's graph is made for.
+
+    Its memory has keys and values of `heads` heads of width `head_dim` for `frames` frames, 0: as many as the input
+    has. `positions` limits prompt and generated tokens together. `cache` has the parts of a layer's cache, each with
+    its number of heads and its width.
+    """
+
+    layers: int
+    heads: int
+    head_dim: int
+    frames: int
+    positions: int
+    vocabulary: int
+    dtype: str
+    cache: Mapping[str, tuple[int, int]]
+
+
+class Rows:
+    """Buffers for `count` inputs side by side.
+
+    They grow and shrink in buckets of slots. Rows come and go: where rows can be moved, those that a step leaves out
+    cost it nothing.
+    """
+
+    def __init__(self, shape: Shape, device: Device, count: int) -> None:
+        self.shape = shape
+        self.device = device
+        self.count = count
+        self.place = list(range(count))  # where in the buffers each row is
+        self.used = [0] * count  # slots of each row that are written
+        self.frames = [shape.frames] * count  # frames of each row's memory that are real
+        self.bucket = _BUCKET[device.name]
+        self.capacity = self.bucket
+        self.room = shape.frames or self.bucket
+        self.memory = {
+            f"{layer}.{part}": self._allocate(shape.heads, self.room, shape.head_dim)
+            for layer in range(shape.layers)
+            for part in ("key", "value")
+        }
+        self.caches = {
+            f"{layer}.{part}": self._allocate(heads, self.capacity, width)
+            for layer in range(shape.layers)
+            for part, (heads, width) in shape.cache.items()
+        }
+        self.bound = range(0)  # places that the buffers are bound to; empty when they must be bound anew
+
+    def _allocate(self, heads: int, slots: int, width: int) -> Buffer:
+        return allocate((self.count, heads, slots, width), self.shape.dtype, self.device)
+
+    def reserve(self, slots: int) -> None:
+        """Room for `slots` slots and one more, the last, which only padding looks at; no more than a few times that."""
+        capacity = self.bucket * (slots // self.bucket + 1)
+        if capacity <= self.capacity < 4 * capacity:
+            return
+        self.caches = self._resized(self.caches, capacity, self.used, self.capacity)
+        self.capacity = capacity
+        self.bound = range(0)
+
+    def remember(self, row: int, memory: Mapping[str, NDArray[np.generic]]) -> None:
+        """Keep what an encoder made of the input in `row`: parts (heads, frames, head_dim), as `memory` is named."""
+        frames = next(iter(memory.values())).shape[1]
+        self.frames[row] = frames
+        needed = max(self.frames)
+        room = self.bucket * -(-needed // self.bucket)
+        if not room <= self.room < 4 * room:
+            self.memory = self._resized(self.memory, room, self.frames, self.room)
+            self.room = room
+            self.bound = range(0)
+        for name, part in memory.items():
+            self.memory[name].write(self.place[row], part)
+
+    def _resized(self, buffers: dict[str, Buffer], slots: int, used: Sequence[int], before: int) -> dict[str, Buffer]:
+        kept = [0] * self.count
+        for row, place in enumerate(self.place):
+            kept[place] = min(used[row], before, slots)
+        return {name: buffer.resized(slots, kept) for name, buffer in buffers.items()}
+
+    def keep(self, row: int, slots: NDArray[np.intp]) -> None:
+        """Move these slots of the caches of `row` to the front."""
+        for cache in self.caches.values():
+            cache.keep(self.place[row], slots)
+
+    def gather(self, rows: list[int]) -> range:
+        """The places that `rows` reach over, once they are brought together at the front if they lie apart.
+
+        On a GPU a row cannot be moved without a kernel for it: there the rows between run along idle.
+        """
+        places = sorted(self.place[row] for row in rows)
+        reach = range(places[0], places[-1] + 1)
+        buffers = [*self.memory.values(), *self.caches.values()]
+        if len(reach) == len(rows) or not all(isinstance(buffer, HostBuffer) for buffer in buffers):
+            return reach
+        front = [row for row, place in enumerate(self.place) if place < len(rows) and row not in rows]
+        for row in rows:
+            if self.place[row] >= len(rows):
+                other = front.pop()
+                for buffer in buffers:
+                    assert isinstance(buffer, HostBuffer)
+                    buffer.swap(self.place[row], self.place[other])
+                self.place[row], self.place[other] = self.place[other], self.place[row]
+        return range(len(rows))
+
+    def bind(self, binding: ort.IOBinding, places: range) -> None:
+        """Bind the rows at `places` of every buffer; past and present to one address, so the graph writes in place."""
+        if self.bound == places:
+            return
+        where = (self.device.name, 0, np.dtype(self.shape.dtype))
+        for name, cache in self.caches.items():
+            shape = (len(places), *cache.shape[1:])
+            binding.bind_input(f"past.{name}", *where, shape, cache.pointer(places.start))
+            binding.bind_output(f"present.{name}", *where, shape, cache.pointer(places.start))
+        for name, memory in self.memory.items():
+            shape = (len(places), *memory.shape[1:])
+            binding.bind_input(f"memory.{name}", *where, shape, memory.pointer(places.start))
+        self.bound = places
+
+    def bind_memory(self, binding: ort.IOBinding, row: int, *, output: bool) -> None:
+        """Bind the memory of `row` as an encoder's outputs, or as another graph's inputs: nothing is copied."""
+        bind = binding.bind_output if output else binding.bind_input
+        for name, memory in self.memory.items():
+            shape = (1, *memory.shape[1:])
+            pointer = memory.pointer(self.place[row])
+            bind(f"memory.{name}", self.device.name, 0, np.dtype(self.shape.dtype), shape, pointer)

@@ -1,0 +1,111 @@
+"""A text bundle opened: its graphs, and what stands around its texts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from heedful.runtime.bundle import Bundle
+from heedful.runtime.engine.decoder import Decoder
+from heedful.runtime.engine.device import Device
+from heedful.runtime.engine.model import Model
+from heedful.runtime.errors import InputError
+
+# sources are padded to a multiple of this whatever is beside them: the order in which attention adds up its scores
+# depends on their number
+_STRIDE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Framing:
+    """Token ids around the texts of one pair of languages: see `source`; `start` is what every target begins with, of
+    which the last `forced` count as written by the model.
+    """
+
+    before: list[int]
+    after: list[int]
+    start: list[int]
+    forced: int
+
+    def source(self, text: Sequence[int]) -> list[int]:
+        return [*self.before, *text, *self.after]
+
+
+class TextTokens:
+    """The tokenizers of a bundle: one for what is read, and one, often the same, for what is written."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._source = Tokenizer.from_file(str(bundle.file("tokenizer.json")))
+        two = "target.json" in bundle.manifest["files"]
+        self._target = Tokenizer.from_file(str(bundle.file("target.json"))) if two else self._source
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._source.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return [each.ids for each in self._source.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return str(self._target.decode(list(tokens), skip_special_tokens=True))
+
+    def pieces(self, tokens: Sequence[int], *, source: bool) -> list[str]:
+        """Each token as the tokenizer writes it."""
+        tokenizer = self._source if source else self._target
+        return [tokenizer.id_to_token(token) or "" for token in tokens]
+
+
+class TextModel(Model):
+    """What one bundle knows of text, beside its graphs."""
+
+    def __init__(self, bundle: Bundle, device: Device, threads: int = 0) -> None:
+        super().__init__(bundle, device, threads)
+        text = bundle.manifest["text"]
+        self.tokens = TextTokens(bundle)
+        self.end: int = text["end"]
+        self.positions: int = text["positions"]
+        self.languages: dict[str, int] = text["languages"]
+        self.prefixes: dict[str, str] = text["prefixes"]
+        self.search: dict[str, Any] = text["search"]
+        self._frame: dict[str, Any] = text["frame"]
+
+    def framing(self, source: str | None, target: str | None) -> Framing:
+        """What stands around texts in these languages. Raises InputError for one that the model has not, or needs."""
+
+        def ids(part: str) -> list[int]:
+            return [
+                item if isinstance(item, int) else self._language(source if item == "source" else target, item)
+                for item in self._frame[part]
+            ]
+
+        return Framing(ids("before"), ids("after"), ids("start"), self._frame["forced"])
+
+    def _language(self, code: str | None, side: str) -> int:
+        known = ", ".join(self.languages)
+        if code is None:
+            raise InputError(f"this model needs to know the {side} language: give one of {known}")
+        if code not in self.languages:
+            raise InputError(f"unknown {side} language {code!r}: this model knows {known}")
+        return self.languages[code]
+
+    def some_languages(self) -> tuple[str | None, str | None]:
+        """A pair of languages that the model has, None where it has no choice."""
+        codes = list(self.languages)
+        return (codes[0], codes[-1]) if codes else (None, None)
+
+    def encode(self, decoder: Decoder, sources: Mapping[int, Sequence[int]]) -> None:
+        """Write what the decoder attends to for each row's source tokens, framing included."""
+        shapes: dict[int, list[int]] = {}
+        for row, source in sources.items():
+            shapes.setdefault(_STRIDE * -(-len(source) // _STRIDE), []).append(row)
+        for width, rows in shapes.items():
+            tokens = np.zeros((len(rows), width), np.int64)
+            lengths = np.array([len(sources[row]) for row in rows])
+            for i, row in enumerate(rows):
+                tokens[i, : lengths[i]] = sources[row]
+            outputs = self.encoder.run(None, {"source": tokens, "lengths": lengths})
+            for i, row in enumerate(rows):
+                parts = (output[i, :, : lengths[i]] for output in outputs)
+                decoder.buffers.remember(row, dict(zip(decoder.memory, parts, strict=True)))
