@@ -62,7 +62,9 @@ def stack(config: Json, side: str, **kinds: Any) -> StackConfig:
     """One side's stack; `kinds` are the fields of `StackConfig` and `LayerConfig` that the family sets itself."""
     activation = config["activation_function"]
     if activation not in _ACTIVATIONS:
-        raise CheckpointError(f"config.json asks for the activation {activation!r}: known are {', '.join(_ACTIVATIONS)}")
+        raise CheckpointError(
+            f"config.json asks for the activation {activation!r}: known are {', '.join(_ACTIVATIONS)}"
+        )
     norm_first = kinds.pop("norm_first")
     layer = LayerConfig(
         config["d_model"],

@@ -14,6 +14,7 @@ from heedful.export.families import find_family
 from heedful.export.family import Family
 from heedful.export.flash import use_flash
 from heedful.export.fold import fold_queries, fold_scales
+from heedful.export.integer import find_scales, quantize_known
 from heedful.export.quantize import quantize
 from heedful.export.rank import rank_logits
 from heedful.export.storage import store
@@ -104,6 +105,7 @@ def _graphs(
                 rank_logits(traced[graph.name])
         if precision == "int8":
             use_flash(traced[graph.name])
+            quantize_known(traced[graph.name], find_scales(model))
             quantize(graph.name, traced[graph.name])
     return store(traced, folder)
 

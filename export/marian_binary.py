@@ -64,10 +64,10 @@ def configuration(folder: Path) -> dict[str, Any]:
     found = next((item for item in _items(reader) if item.name == _CONFIGURATION), None)
     if found is None:
         raise CheckpointError(f"{reader.path} lacks {_CONFIGURATION}, which says what model it is; convert it again")
-    text = reader.view(found).tobytes().rstrip(b"\0")
+    text = _data(reader, found, 1).tobytes().rstrip(b"\0")
     try:
         options = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except Exception as error:  # PyYAML's constructors let through whatever a wrong value makes them raise.
         raise reader.error(f"{_CONFIGURATION} is not YAML ({error})", found.offset) from error
     if not isinstance(options, dict):
         raise reader.error(f"{_CONFIGURATION} is not a mapping", found.offset)

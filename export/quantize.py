@@ -39,10 +39,10 @@ def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
 
     Only of matrices whose name has `pattern`, a regular expression, in it.
     """
-    for node, weight in _products(model, pattern):
+    for node, weight in products(model, pattern):
         scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / 127
         quantized = np.rint(weight / scale).astype(np.int8)
-        add, bias = _bias(node)
+        add, bias = bias_of(node)
         inputs = [
             node.inputs[0],
             constant(model, f"{_weight_name(node)}.int8", quantized),
@@ -50,7 +50,7 @@ def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
             None,
             bias,
         ]
-        _replace(model, node, add, ir.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT))
+        replace(model, node, add, ir.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT))
 
 
 def quantize_blockwise(model: ir.Model, pattern: str = "", sizes: Sequence[int] = _BLOCKS) -> None:
@@ -59,7 +59,7 @@ def quantize_blockwise(model: ir.Model, pattern: str = "", sizes: Sequence[int] 
     Only of matrices whose name has `pattern`, a regular expression, in it; in blocks of the first of `sizes` that
     divides the matrix.
     """
-    for node, weight in _products(model, pattern):
+    for node, weight in products(model, pattern):
         columns = weight.T  # (n, k): one row for each output
         n, k = columns.shape
         size = next((size for size in sizes if k % size == 0), None)
@@ -71,11 +71,11 @@ def quantize_blockwise(model: ir.Model, pattern: str = "", sizes: Sequence[int] 
         name, source = _weight_name(node), node.inputs[1]
         packed = constant(model, f"{name}.uint8", quantized)
         scales = constant(model, f"{name}.scale", scale)
-        add, bias = _bias(node)
+        add, bias = bias_of(node)
         inputs = [node.inputs[0], packed, scales, None, None, bias]
         attributes = {"K": k, "N": n, "bits": 8, "block_size": size, "accuracy_level": 4}
         product = ir.node("MatMulNBits", inputs, attributes, domain=MICROSOFT)
-        _replace(model, node, add, product)
+        replace(model, node, add, product)
         assert source is not None
         for lookup in [use.node for use in source.uses() if use.node.op_type == "Gather"]:
             _look_up(model, lookup, packed, scales, k)
@@ -93,10 +93,10 @@ def _look_up(model: ir.Model, gather: ir.Node, packed: ir.Value, scales: ir.Valu
     scaled = ir.node("Mul", [centred.outputs[0], column.outputs[0]])
     shape = constant(model, "embedding.shape", np.asarray([0, 0, width], np.int64))
     rows = ir.node("Reshape", [scaled.outputs[0], shape])
-    _replace(model, gather, None, codes, factors, signed, centred, column, scaled, rows)
+    replace(model, gather, None, codes, factors, signed, centred, column, scaled, rows)
 
 
-def _products(model: ir.Model, pattern: str) -> list[tuple[ir.Node, NDArray[np.float32]]]:
+def products(model: ir.Model, pattern: str) -> list[tuple[ir.Node, NDArray[np.float32]]]:
     """Products with a constant matrix, and the matrix (k, n)."""
     found = []
     for node in model.graph:
@@ -125,10 +125,10 @@ def _weight_name(node: ir.Node) -> str:
     return str(weight.name)
 
 
-def _bias(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
+def bias_of(node: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
     """The addition of a constant vector that alone follows `node`, and the vector."""
     uses = list(node.outputs[0].uses())
-    if node.op_type != "MatMul" or len(uses) != 1 or uses[0].node.op_type != "Add":
+    if len(uses) != 1 or uses[0].node.op_type != "Add":
         return None, None
     add = uses[0].node
     other = add.inputs[1 - uses[0].idx]
@@ -142,10 +142,10 @@ def _columns(node: ir.Node) -> tuple[int, ...]:
     weight = node.inputs[1]
     assert weight is not None
     assert weight.const_value is not None
-    return (int(weight.const_value.numpy().shape[1]),)
+    return (int(weight.const_value.shape[0 if node.op_type == "Gemm" else 1]),)
 
 
-def _replace(model: ir.Model, node: ir.Node, last: ir.Node | None, *new: ir.Node) -> None:
+def replace(model: ir.Model, node: ir.Node, last: ir.Node | None, *new: ir.Node) -> None:
     """Put `new`, in order, in place of `node` up to and with `last`, and drop a weight that no node uses any more."""
     end = node if last is None else last
     old = [node] if last is None else [node, last]

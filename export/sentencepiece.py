@@ -93,7 +93,7 @@ def build(model: SentencePiece, vocabulary: Sequence[str] | None = None, special
     The piece for the unknown, the control pieces of `vocabulary` and those of `special` are registered as special;
     `encode_special_tokens` is set, so that their text in a text is only text. (A tokenizer.json does not keep that.)
     Pieces that `vocabulary` lacks are not used: text is cut into others. Entries that are no pieces of `model` decode,
-    but never come out of encoding, unless it is one character among characters that are pieces.
+    but never come out of encoding, unless what has no piece between characters that have is such an entry.
 
     Ids equal SentencePiece's, but for
     - ties: where two ways to cut have the same score in float32, as in a run of one character or in a book without
@@ -109,9 +109,11 @@ def build(model: SentencePiece, vocabulary: Sequence[str] | None = None, special
     controls = {unknown, *special, *set(names).intersection(model.texts(Kind.CONTROL))}
     _check(model, names, controls)
     scores = _scores(model) | dict.fromkeys([*controls, *model.texts(Kind.BYTE)], 0.0)
-    entries = [(_spelled(name, scores), scores.get(name, 0.0)) for name in names]
+    strays = _strays(model, names)
+    marks = {name: _LONE if name in strays else _UNREACHABLE for name in names if name not in scores}
+    entries = [(marks.get(name, "") + name, scores.get(name, 0.0)) for name in names]
     tokenizer = Tokenizer(_MODELS[model.algorithm](model, entries, unknown))
-    tokenizer.normalizer = normalizers.Sequence([*_normalizers(model), *_strays(model, names)])
+    tokenizer.normalizer = normalizers.Sequence([*_normalizers(model), *_stray_rules(model, strays)])
     tokenizer.decoder = decoders.Sequence(list(_decoders(model)))
     tokenizer.add_special_tokens([name for name in names if name in controls])
     return guarded(tokenizer, sorted(controls))
@@ -160,13 +162,6 @@ def _scores(model: SentencePiece) -> dict[str, float]:
     normal = {piece.text: piece.score for piece in model.pieces if piece.kind is Kind.NORMAL}
     best = max(normal.values(), default=0.0)
     return normal | {text: len(text.encode()) * best - 0.1 for text in model.texts(Kind.USER_DEFINED)}
-
-
-def _spelled(name: str, scores: Mapping[str, float]) -> str:
-    """How the tokenizer spells the entry `name`: if it is no piece, so that no text becomes it."""
-    if name in scores:
-        return name
-    return (_LONE if len(name) == 1 else _UNREACHABLE) + name
 
 
 def _unigram(model: SentencePiece, entries: _Entries, unknown: str) -> models.Model:
@@ -239,16 +234,22 @@ def _normalized(model: SentencePiece, text: str) -> str:
     return _precompiled(model).normalize_str(text) if model.precompiled_charsmap else text
 
 
-def _strays(model: SentencePiece, names: Iterable[str]) -> Iterator[normalizers.Normalizer]:
-    """Makes an entry of one character that is no piece be found where no other character without a piece is beside it.
+def _letters(model: SentencePiece) -> set[str]:
+    """The characters that are pieces."""
+    return {text for text in model.texts(Kind.NORMAL, Kind.USER_DEFINED) if len(text) == 1}
 
-    SentencePiece gives a run of characters without a piece as it stands, and Marian looks that up like a piece.
-    """
-    pieces = set(model.texts())
-    strays = _class(name for name in names if len(name) == 1 and name not in pieces)
-    letters = _class(text for text in model.texts(Kind.NORMAL, Kind.USER_DEFINED) if len(text) == 1)
-    if strays and letters:
-        yield normalizers.Replace(Regex(f"(?<=[{letters}])(?=[{strays}](?:[{letters}]|\\z))"), _LONE)
+
+def _strays(model: SentencePiece, names: Iterable[str]) -> set[str]:
+    """The entries that are no pieces, and have no character that is one."""
+    letters = _letters(model)
+    return {name for name in set(names).difference(model.texts()) if letters.isdisjoint(name)}
+
+
+def _stray_rules(model: SentencePiece, strays: Iterable[str]) -> Iterator[normalizers.Normalizer]:
+    """Marks what is one of `strays` as a whole: SentencePiece gives it as it stands, and Marian looks that up."""
+    entries, letters = "|".join(map(re.escape, sorted(strays))), _class(_letters(model))
+    if entries and letters:
+        yield normalizers.Replace(Regex(f"(?<=[{letters}])(?=(?:{entries})(?:[{letters}]|\\z))"), _LONE)
 
 
 def _class(characters: Iterable[str]) -> str:

@@ -8,11 +8,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import yaml  # type: ignore[import-untyped]
 from tokenizers import Tokenizer
+from torch import Tensor, nn
 
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.family import Family
+from heedful.export.integer import set_scales
 from heedful.export.text import graphs, subject
 from heedful.export.tokenizers import build_tokenizers
 from heedful.export.weights import NameTable, load_weights
@@ -127,8 +130,28 @@ def load(checkpoint: Checkpoint) -> Seq2Seq:
         raise CheckpointError(f"{checkpoint.source}: the model's configuration lacks {error}") from error
     model = Seq2Seq(config)
     tensors = {plain_name(name): tensor for name, tensor in checkpoint.tensors.items()}
-    load_weights(model, tensors, names(config.decoder.layer.recurrent))
+    table = names(config.decoder.layer.recurrent)
+    load_weights(model, tensors, table)
+    note_scales(model, tensors, table)
     return model.eval()
+
+
+def note_scales(model: Seq2Seq, tensors: Mapping[str, Tensor], table: NameTable) -> None:
+    """Note in every module the scales that the checkpoint states for its matrix."""
+    activations, multipliers = (
+        {plain_name(name.removesuffix(end)): float(value) for name, value in tensors.items() if name.endswith(end)}
+        for end in ("_QuantMultA", "_QuantMultB")
+    )
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.Linear | nn.Embedding):
+            continue
+        parts = [name for name in table.sources(f"{path}.weight", tensors) if name is not None]
+        read = ["output.weight"] if isinstance(module, nn.Embedding) else parts
+        if not all(part in multipliers for part in parts) or len({activations.get(part) for part in read}) != 1:
+            continue
+        columns = [torch.full((len(tensors[part]),), 1 / multipliers[part]) for part in parts]
+        if read[0] in activations:
+            set_scales(module, 1 / activations[read[0]], torch.cat(columns))
 
 
 def tokenizers(checkpoint: Checkpoint) -> dict[str, Tokenizer]:

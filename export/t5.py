@@ -93,7 +93,11 @@ def names(config: Seq2SeqConfig) -> NameTable:
         modules=modules,
         parameters={},
         # tied to the embedding, or left over from old versions
-        ignored=[r"(en|de)coder\.embed_tokens\.weight", "lm_head.weight", r".*EncDecAttention\.relative_attention_bias.*"],
+        ignored=[
+            r"(en|de)coder\.embed_tokens\.weight",
+            "lm_head.weight",
+            r".*EncDecAttention\.relative_attention_bias.*",
+        ],
     )
 
 
@@ -102,6 +106,4 @@ def frame(config: Json, generation: Json) -> Frame:
     return Frame([], [first(config["eos_token_id"])], [first(generation["decoder_start_token_id"])])
 
 
-FAMILIES = (
-    TextFamily("t5", "translate", ("t5", "mt5"), configure, names, frame, lambda config: "t5"),
-)
+FAMILIES = (TextFamily("t5", "translate", ("t5", "mt5"), configure, names, frame, lambda config: "t5"),)

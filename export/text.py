@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from heedful.export.checkpoint import Checkpoint
+from heedful.export.checkpoint import Checkpoint, read_json
 from heedful.export.family import Family, Subject
 from heedful.export.graphs import Graph, Reading, build_graphs
 from heedful.export.tokenizers import build_tokenizers
@@ -100,6 +100,7 @@ class TextFamily:
         frame = self.frame(config, generation)
         decoder = model.config.decoder
         return {
+            "pair": pair(checkpoint),
             "frame": {"before": frame.before, "after": frame.after, "start": frame.start, "forced": frame.forced},
             "languages": find_languages(tokenizers["tokenizer.json"], self.languages),
             "end": first(generation.get("eos_token_id")),
@@ -144,6 +145,15 @@ def find_languages(tokenizer: Tokenizer, pattern: str | None) -> dict[str, int]:
         if (match := re.fullmatch(pattern, name))
     }
     return dict(sorted(found.items()))
+
+
+def pair(checkpoint: Checkpoint) -> list[str] | None:
+    """The source and target language of a model that has no others, as tokenizer_config.json says."""
+    settings = read_json(checkpoint.path / "tokenizer_config.json")
+    source, target = settings.get("source_lang"), settings.get("target_lang")
+    # families with many languages name a default there, opus-mt groups such as ROMANCE
+    known = all(isinstance(code, str) and re.fullmatch("[a-z]{2,3}", code) for code in (source, target))
+    return [source, target] if known and checkpoint.config.get("model_type") == "marian" else None
 
 
 def prefixes(config: Mapping[str, Any]) -> dict[str, str]:

@@ -63,8 +63,8 @@ def unroll(log_forget: Tensor, new: Tensor) -> Tensor:
 def parent_states(cache: State, mask: Tensor, at: Tensor) -> Tensor:
     """The state (b, n, width) in the last slot before `at` that each of n tokens sees; zero where it sees none."""
     slots = torch.arange(cache.state.shape[2], device=at.device)
-    before = mask[:, 0] & (slots < at[:, None])[:, None]
+    before = mask.squeeze(1) & (slots < at[:, None])[:, None]
     # counted from 1, so that 0 says there is none
     last = torch.where(before, slots + 1, 0).amax(dim=-1)
     index = (last - 1).clamp(min=0)[..., None].expand(-1, -1, cache.state.shape[3])
-    return cache.state[:, 0].gather(1, index) * (last > 0)[..., None]
+    return cache.state.squeeze(1).gather(1, index) * (last > 0)[..., None]

@@ -83,7 +83,7 @@ class Stack(nn.Module):
         """
         if not isinstance(self.positions, RelativeBias):
             return mask
-        return self.positions(positions, mask[:, 0].long().cumsum(-1) - 1).masked_fill(~mask, -math.inf)
+        return self.positions(positions, mask.squeeze(1).long().cumsum(-1) - 1).masked_fill(~mask, -math.inf)
 
 
 class TokenEncoder(Stack):

@@ -90,6 +90,20 @@ def tiny_en_checkpoint(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture(scope="session")
+def student_en_pt(request: pytest.FixtureRequest) -> Path:
+    """The checkpoint folder of a small student that translates English to Portuguese."""
+    return fetched("translate-en-pt", request)
+
+
+@pytest.fixture(scope="session")
+def translate_bundle(heedful_home: Path, request: pytest.FixtureRequest) -> Callable[[str], Path]:
+    """Gives the bundle of that student in a precision; skips without a network to fetch the checkpoint."""
+    return lambda precision: exported(
+        "translate-en-pt", export_key(), precision, lambda: request.getfixturevalue("student_en_pt")
+    )
+
+
+@pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project's wheel, built without a network from a copy: a build folder left behind would leak into it."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")

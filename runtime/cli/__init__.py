@@ -6,7 +6,7 @@ import sys
 import typer
 
 from heedful.runtime import errors
-from heedful.runtime.cli import bench, bundles, transcribe
+from heedful.runtime.cli import bench, bundles, text, transcribe
 
 __all__ = ["app", "main"]
 
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 bundles.register(app)
 transcribe.register(app)
+text.register(app)
 bench.register(app)
 
 

@@ -14,7 +14,7 @@ import typer
 from heedful.runtime.cli.transcribe import recording
 from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import InputError
-from heedful.runtime.load import QUEUE, ROWS, load
+from heedful.runtime.load import QUEUE, TASKS, load
 from heedful.runtime.speech.transcriber import Transcriber
 from heedful.runtime.speech.transcription import collect
 
@@ -48,7 +48,7 @@ def bench(
     numbers = at_once or [1, 4, 8]
     if repeat < 1 or min(numbers) < 1:
         raise InputError("--repeat and --at-once must be 1 or more")
-    transcriber = load(bundle, device, threads=threads, rows=max(ROWS, *numbers), queue=max(QUEUE, *numbers))
+    transcriber = load(bundle, device, threads=threads, rows=max(TASKS["transcribe"].rows, *numbers), queue=max(QUEUE, *numbers))
     sources = [recording(name) for name in inputs]
     options: dict[str, Any] = {"beams": beams, "language": language, "temperatures": (0.0,)}
     request(transcriber, sources[0], options)  # the first is slower: memory is claimed, weights are read

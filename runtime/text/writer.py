@@ -1,0 +1,230 @@
+"""Texts in, texts out: sentences of any number of texts read and written side by side, in constant memory."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import chain, count
+
+import numpy as np
+
+from heedful.runtime.bundle import Bundle
+from heedful.runtime.engine.batcher import Batcher
+from heedful.runtime.engine.device import Device
+from heedful.runtime.engine.generate import Job
+from heedful.runtime.engine.rules import BadWords, NoRepeatNgram, NotBefore, Rule, Suppress
+from heedful.runtime.engine.search import Beam, Limits, Sample, Search
+from heedful.runtime.errors import InputError
+from heedful.runtime.text.alignment import link
+from heedful.runtime.text.lines import clean
+from heedful.runtime.text.model import Framing, TextModel
+from heedful.runtime.text.options import TextOptions
+from heedful.runtime.text.results import Sentence, Written
+from heedful.runtime.text.split import Piece, split_sentences, split_to_fit
+
+# characters of text that are read ahead, so that sentences of one length can be put together
+_AHEAD = 1 << 18
+
+
+@dataclass(slots=True)
+class _Task:
+    """A piece of a text to be read: its tokens, framing left out, and what was written once it was."""
+
+    piece: Piece
+    tokens: list[int]
+    sentence: Sentence | None = None
+
+
+class Request:
+    """One call: what its options mean for the model."""
+
+    def __init__(self, model: TextModel, options: TextOptions, *, split: bool) -> None:
+        self.model = model
+        self.options = options
+        self.split = split if options.split is None else options.split
+        source, target = model.languages_for(options.source, options.target)
+        self.language = source or "en"
+        self.framing: Framing = model.framing(source, target)
+        self.settings = options.search(model.search)
+        self.prompt = options.prompt or ""
+        self.room = model.positions - len(self.framing.source([]))
+        if self.room < 2 + len(model.tokens.encode(self.prompt)):
+            raise InputError(f"the prompt {self.prompt[:40]!r} leaves no room for a text: this model reads {self.room}")
+
+    def tasks(self, text: str) -> list[_Task]:
+        """The pieces of `text`, each short enough to be read at once."""
+        pieces = split_sentences(clean(text), self.language) if self.split else [_whole(clean(text))]
+        encoded = self.model.tokens.encode_all([self.prompt + piece.text for piece in pieces])
+        tasks = []
+        for piece, tokens in zip(pieces, encoded, strict=True):
+            if len(tokens) <= self.room:
+                tasks.append(_Task(piece, tokens))
+                continue
+            for part in split_to_fit(piece.text, lambda part: len(self._encode(part)) <= self.room):
+                tasks.append(_Task(part, self._encode(part)))
+            tasks[-1].piece = replace(tasks[-1].piece, tail=tasks[-1].piece.tail + piece.tail)
+        return tasks
+
+    def _encode(self, text: str) -> list[int]:
+        return self.model.tokens.encode(self.prompt + text)
+
+    def search(self, source: Sequence[int]) -> Search:
+        """The search for what to write about `source` tokens."""
+        settings, start = self.settings, len(self.framing.start)
+        length = settings["max_length"] - start
+        if settings["length_factor"] is not None:
+            length = min(length, round(settings["length_factor"] * len(source)))
+        limits = Limits(
+            self.model.end,
+            max(length, 1),
+            self._rules(start),
+            before=self.framing.forced,
+            forced_end=settings["forced_end"],
+        )
+        if settings["beams"] == 1:
+            return Sample(limits)
+        return Beam(
+            limits,
+            width=settings["beams"],
+            length_penalty=settings["length_penalty"],
+            patience=1.0 if settings["early_stopping"] else None,
+        )
+
+    def _rules(self, start: int) -> list[Rule]:
+        settings = self.settings
+        rules: list[tuple[object, Rule]] = [
+            (settings["suppress"], Suppress(settings["suppress"])),
+            (settings["bad_words"], BadWords(settings["bad_words"])),
+            (settings["no_repeat_ngram"], NoRepeatNgram(max(settings["no_repeat_ngram"], 1))),
+            (settings["min_length"] > start, NotBefore(self.model.end, settings["min_length"] - start)),
+        ]
+        return [rule for asked, rule in rules if asked]
+
+
+def _whole(text: str) -> Piece:
+    stripped = text.rstrip()
+    return Piece(stripped, text[len(stripped) :])
+
+
+class Writer:
+    """Translates or summarises with one bundle. Safe to call from several threads, whose texts are decoded together.
+
+    Each core has a lane of its own: a decoder that steps the rows of many sentences together.
+    """
+
+    splits = True
+
+    def __init__(self, bundle: Bundle, device: Device, *, threads: int, rows: int, queue: int) -> None:
+        lanes = (threads or os.cpu_count() or 1) if device.name == "cpu" else 1
+        self.model = TextModel(bundle, device, 1)
+        self.lanes = [Batcher(self.model.decoder(-(-rows // lanes)), queue) for _ in range(lanes)]
+        self._turn = count()
+        self._callers = ThreadPoolExecutor(queue, "heedful-request")
+
+    @property
+    def device(self) -> str:
+        """cpu or cuda: where it runs."""
+        return self.model.device.name
+
+    def __call__(self, text: str | Sequence[str], **options: object) -> Written | list[Written]:
+        """What is written about `text`, or about each of several texts.
+
+        `options` are those of `TextOptions`. Raises InputError for a text or options that cannot be used.
+        """
+        if isinstance(text, str):
+            return next(self.stream([text], **options))
+        return list(self.stream(text, **options))
+
+    def submit(self, text: str | Sequence[str], **options: object) -> "Future[Written | list[Written]]":
+        """The same, begun in the background: for asyncio, `await asyncio.wrap_future(translate.submit(...))`."""
+        return self._callers.submit(self, text, **options)
+
+    def stream(self, texts: Iterable[str], *, ahead: int = _AHEAD, **options: object) -> Iterator[Written]:
+        """What is written about each of `texts`, in order; `ahead` characters of them are read at a time."""
+        request = Request(self.model, TextOptions.of(**options), split=self.splits)
+        return self._stream(request, iter(texts), ahead)
+
+    def _stream(self, request: Request, texts: Iterator[str], ahead: int) -> Iterator[Written]:
+        with self.lanes[0].request(), ThreadPoolExecutor(len(self.lanes), "heedful-lane") as pool:
+            while window := list(_window(texts, ahead)):
+                tasks = [request.tasks(text) for text in window]
+                groups = _groups([task for each in tasks for task in each if task.piece.text], request.options.batch)
+                # the longest first: what is left for the end is short
+                list(pool.map(lambda group: self._run(request, group), groups))
+                yield from map(_joined, tasks)
+
+    def _run(self, request: Request, tasks: Sequence[_Task]) -> None:
+        """Read and write the pieces of `tasks`, all in one lane."""
+        lane = self.lanes[next(self._turn) % len(self.lanes)]
+        for begin in range(0, len(tasks), lane.decoder.rows):
+            part = tasks[begin : begin + lane.decoder.rows]
+            with lane.rows(len(part)) as rows:
+                self._write(request, lane, rows, part)
+
+    def _write(self, request: Request, lane: Batcher, rows: Sequence[int], tasks: Sequence[_Task]) -> None:
+        sources = [request.framing.source(task.tokens) for task in tasks]
+        lane.call(lambda: self.model.encode(lane.decoder, dict(zip(rows, sources, strict=True))))
+        jobs = [
+            Job(row, request.framing.start, request.search(source)) for row, source in zip(rows, sources, strict=True)
+        ]
+        lane.generate(jobs)
+        for task, job in zip(tasks, jobs, strict=True):
+            best = job.search.results()[0]
+            text = self.model.tokens.text(best.tokens)
+            task.sentence = Sentence(task.piece.text, text, best.avg_logprob, best.tokens)
+            if request.options.alignment:
+                task.sentence = self._aligned(request, lane, job.row, task, task.sentence)
+
+    def _aligned(self, request: Request, lane: Batcher, row: int, task: _Task, sentence: Sentence) -> Sentence:
+        start = request.framing.start
+        weights, _ = lane.call(lambda: self.model.align(lane.decoder, row, start, sentence.tokens))
+        before = len(request.framing.before)
+        mean = weights.mean(0)[: len(sentence.tokens), before : before + len(task.tokens)]
+        # the prompt is no part of the text
+        prompt = len(self.model.tokens.encode(request.prompt)) if request.prompt else 0
+        found = link(
+            self.model,
+            sentence.source,
+            task.tokens[prompt:],
+            sentence.text,
+            sentence.tokens,
+            np.ascontiguousarray(mean[:, prompt:]),
+        )
+        return replace(sentence, alignment=found)
+
+
+def _window(texts: Iterator[str], ahead: int) -> Iterator[str]:
+    """The next texts, of `ahead` characters together or one that is longer."""
+    size = 0
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"a text must be a str, not {type(text).__name__}")
+        yield text
+        size += len(text) + 1
+        if size >= ahead:
+            return
+
+
+def _groups(tasks: Sequence[_Task], batch: int) -> list[list[_Task]]:
+    """`tasks` in groups of at most `batch`, those of like length together, the longest first."""
+    ordered = sorted(tasks, key=lambda task: -len(task.tokens))
+    return [ordered[i : i + batch] for i in range(0, len(ordered), batch)]
+
+
+def _joined(tasks: Sequence[_Task]) -> Written:
+    """The text of all pieces, put together as their sources were."""
+    sentences = [task.sentence for task in tasks if task.sentence is not None]
+    text = "".join(
+        chain.from_iterable((task.sentence.text if task.sentence else "", task.piece.tail) for task in tasks)
+    )
+    return Written(text, tuple(sentences))
+
+
+class Translator(Writer):
+    """Texts in another language, sentence by sentence."""
+
+
+class Summarizer(Writer):
+    """The gist of texts, each read as a whole as far as the model can."""
+
+    splits = False
