@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import onnx_ir as ir
+
 from heedful.export.certificate import certify
 from heedful.export.checkpoint import Checkpoint, open_checkpoint
 from heedful.export.families import find_family
@@ -17,6 +19,8 @@ from heedful.export.fold import fold_queries, fold_scales
 from heedful.export.integer import find_scales, quantize_known
 from heedful.export.quantize import quantize
 from heedful.export.rank import rank_logits
+from heedful.export.shortlist import FILE as SHORTLIST
+from heedful.export.shortlist import Shortlist, shorten
 from heedful.export.storage import store
 from heedful.export.trace import trace
 from heedful.runtime.bundle import MANIFEST, VERSION, Bundle, sha256
@@ -68,7 +72,9 @@ def _write(checkpoint: Checkpoint, family: Family, folder: Path, precision: Prec
     for name, tokenizer in tokenizers.items():
         tokenizer.save(str(folder / name), pretty=False)
     description = family.describe(checkpoint, model, tokenizers)
-    files = [*_graphs(model, family, description, folder, precision, report), *tokenizers]
+    shortlist = family.shortlist(checkpoint, model)
+    graphs = _graphs(model, family, description, precision, report)
+    files = [*_stored(graphs, family.ranked, shortlist, description, folder), *tokenizers]
     manifest: dict[str, Any] = {
         "heedful": VERSION,
         "task": family.task,
@@ -86,9 +92,9 @@ def _write(checkpoint: Checkpoint, family: Family, folder: Path, precision: Prec
 
 
 def _graphs(
-    model: Any, family: Family, description: dict[str, Any], folder: Path, precision: Precision, report: Report
-) -> list[str]:
-    """Trace, quantize and store; names of the files."""
+    model: Any, family: Family, description: dict[str, Any], precision: Precision, report: Report
+) -> dict[str, ir.Model]:
+    """Trace, rewrite and quantize."""
     if precision == "fp16":
         # a copy: the certificate compares with the weights as the checkpoint has them
         half = copy.deepcopy(model).half()
@@ -101,13 +107,40 @@ def _graphs(
         traced[graph.name] = trace(graph)
         if graph.name == "decoder":
             fold_queries(traced[graph.name])
-            if family.ranked:
-                rank_logits(traced[graph.name])
         if precision == "int8":
             use_flash(traced[graph.name])
             quantize_known(traced[graph.name], find_scales(model))
             quantize(graph.name, traced[graph.name])
-    return store(traced, folder)
+    return traced
+
+
+def _stored(
+    graphs: dict[str, ir.Model],
+    ranked: bool,
+    shortlist: Shortlist | None,
+    description: dict[str, Any],
+    folder: Path,
+) -> list[str]:
+    """Write the graphs, and a decoder more where there is a shortlist; names of the files."""
+    decoder = graphs["decoder"]
+    short, rows = shorten(decoder) if shortlist is not None else (None, {})
+    if ranked:
+        rank_logits(decoder)
+    if shortlist is None or short is None:
+        return store(graphs, folder)
+    rank_logits(short)
+    shortlist.save(folder / SHORTLIST)
+    files = store(graphs | {"shortlist": short}, folder)
+    description["shortlist"] = {name: _place(decoder, source) for name, source in rows.items()}
+    return [*files, SHORTLIST]
+
+
+def _place(model: ir.Model, name: str) -> dict[str, Any]:
+    """Where the weights' file has the constant `name`."""
+    tensor = model.graph.initializers[name].const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    shape = [int(size) for size in tensor.shape]
+    return {"offset": tensor.offset, "dtype": str(tensor.dtype.numpy()), "shape": shape}
 
 
 def _decoder_shape(model: Any, precision: Precision) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.graphs import Graph, Model, Reading
+from heedful.export.shortlist import Shortlist
 from heedful.models.cache import KeyValue
 from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Decoder
@@ -51,7 +52,7 @@ class Family:
     `recognises` says whether a checkpoint holds it; `load` builds the model, float32; `tokenizers` are the files of a
     bundle that hold its tokenizers, by name; `describe` is what the runtime must know, and `section` where bundle.json
     has it; `graphs` are what is to be traced, `subject` what is to be checked of the bundle. Logits are `ranked` in the
-    graph where rules of generation do not look at all of them.
+    graph where rules of generation do not look at all of them. `shortlist` is the checkpoint's, if it has one.
     """
 
     name: str
@@ -64,3 +65,4 @@ class Family:
     describe: Callable[[Checkpoint, Any, dict[str, Tokenizer]], dict[str, Any]]
     graphs: Callable[[Any, dict[str, Any]], list[Graph]]
     subject: Callable[[Any, Bundle], Subject]
+    shortlist: Callable[[Checkpoint, Any], Shortlist | None] = lambda checkpoint, model: None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.family import Family
 from heedful.export.integer import set_scales
+from heedful.export.shortlist import Shortlist, read_shortlist
 from heedful.export.text import graphs, subject
 from heedful.export.tokenizers import build_tokenizers
 from heedful.export.weights import NameTable, load_weights
@@ -200,6 +201,12 @@ def describe(checkpoint: Checkpoint, model: Seq2Seq, tokenizers: dict[str, Token
     }
 
 
+def shortlist(checkpoint: Checkpoint, model: Seq2Seq) -> Shortlist | None:
+    """The shortlist beside the model."""
+    files = sorted(checkpoint.path.glob("lex.*.bin"))
+    return read_shortlist(files[0], model.config.decoder.vocabulary) if files else None
+
+
 FAMILY = Family(
     name="marian-student",
     task="translate",
@@ -211,4 +218,5 @@ FAMILY = Family(
     describe=describe,
     graphs=graphs,
     subject=subject,
+    shortlist=shortlist,
 )

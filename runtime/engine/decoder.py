@@ -118,9 +118,18 @@ class Decoder:
         if self.measures:
             inputs["frames"] = frames
         best = min(max(feed.best for feed in feeds.values()), self.shape.vocabulary) if self.ranks else 0
-        found = self._run(places, inputs | {"select": np.concatenate(select)}, best)
+        inputs |= {"select": np.concatenate(select), **self._extra(feeds)}
+        found = self._found(self._run(places, inputs, best))
         cut = found.part if isinstance(found, Best) else lambda start, end: found[start:end]
         return {row: cut(*ends[i : i + 2]) for i, row in enumerate(feeds)}
+
+    def _extra(self, feeds: Mapping[int, Feed]) -> dict[str, NDArray[Any]]:
+        """What else the graph takes for a step of `feeds`."""
+        return {}
+
+    def _found(self, scores: Scores) -> Scores:
+        """What the graph found, in tokens of the vocabulary."""
+        return scores
 
     def release(self, row: int) -> None:
         """What the caches hold of `row` is no longer needed."""

@@ -24,14 +24,24 @@ class Model:
         self.shape = Shape(**bundle.manifest["decoder"])
         if bundle.manifest["precision"] == "int8" and device.name == "cpu":
             warn_if_saturating()
-        self.encoder = open_session(bundle.file("encoder.onnx"), device, threads)
-        self._decoder = open_session(bundle.file("decoder.onnx"), device, threads)
-        self._aligner: ort.InferenceSession | None = None
+        self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
+
+    @property
+    def encoder(self) -> ort.InferenceSession:
+        """The session of the encoder."""
+        return self._open("encoder")
+
+    def _open(self, graph: str) -> ort.InferenceSession:
+        """The session of `graph`, opened when first needed: each maps the weights that it has once more."""
+        with self._lock:
+            if graph not in self._sessions:
+                self._sessions[graph] = open_session(self.bundle.file(f"{graph}.onnx"), self.device, self.threads)
+            return self._sessions[graph]
 
     def decoder(self, rows: int) -> Decoder:
         """A decoder with buffers for `rows` inputs side by side."""
-        return Decoder(self._decoder, self.shape, self.device, rows)
+        return Decoder(self._open("decoder"), self.shape, self.device, rows)
 
     def align(
         self, decoder: Decoder, row: int, header: Sequence[int], text: Sequence[int]
@@ -40,7 +50,7 @@ class Model:
         `header`, and the probability (len(text),) of each text token among text tokens.
         """
         tokens = np.asarray([[*header, *text]], np.int64)
-        session = self._alignment_session()
+        session = self._open("aligner")
         binding = session.io_binding()
         binding.bind_cpu_input("tokens", tokens)
         frames = decoder.buffers.frames[row]
@@ -53,10 +63,3 @@ class Model:
         weights, logprobs = binding.copy_outputs_to_cpu()
         first = len(header) - 1
         return weights[0, :, first:, :frames], np.exp(logprobs[0, first:])
-
-    def _alignment_session(self) -> ort.InferenceSession:
-        """Opened when first needed: it maps the decoder's weights a second time."""
-        with self._lock:
-            if self._aligner is None:
-                self._aligner = open_session(self.bundle.file("aligner.onnx"), self.device, self.threads)
-            return self._aligner

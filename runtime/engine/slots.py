@@ -35,6 +35,8 @@ class Slots:
         Returns the slots kept (used,), in order, which are to be moved to the front; None if all stay where they are.
         It depends on nothing but these hypotheses: moving slots changes the last bits of what attention adds up.
         """
+        if self.used < _MANY:
+            return None
         seen = self.visible[list(parents)].any(axis=0)
         if self.used - np.count_nonzero(seen) < _MANY:
             return None
@@ -48,7 +50,10 @@ class Slots:
 
         Returns the mask (len(parents), used): what the parent saw and the new slot of its own.
         """
-        own = np.eye(len(parents), dtype=np.bool_)
-        self.visible = np.concatenate([self.visible[list(parents)], own], axis=1)
-        self.used += len(parents)
-        return self.visible
+        count = len(parents)
+        visible = np.zeros((count, self.used + count), dtype=np.bool_)
+        visible[:, : self.used] = self.visible[list(parents)]
+        visible[range(count), range(self.used, self.used + count)] = True
+        self.visible = visible
+        self.used += count
+        return visible

@@ -13,6 +13,7 @@ from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.model import Model
 from heedful.runtime.errors import InputError
+from heedful.runtime.text.shortlist import Shortlist, ShortDecoder
 
 # sources are padded to a multiple of this whatever is beside them: the order in which attention adds up its scores
 # depends on their number
@@ -75,6 +76,7 @@ class TextModel(Model):
         self.prefixes: dict[str, str] = text["prefixes"]
         self.search: dict[str, Any] = text["search"]
         self._frame: dict[str, Any] = text["frame"]
+        self._shortlist: Shortlist | None = None
 
     def framing(self, source: str | None, target: str | None) -> Framing:
         """What stands around texts in these languages. Raises InputError for one that the model has not, or needs."""
@@ -112,8 +114,21 @@ class TextModel(Model):
         codes = list(self.languages)
         return (codes[0], codes[-1]) if codes else (None, None)
 
+    @property
+    def has_shortlist(self) -> bool:
+        """Whether the bundle says which tokens a translation may use."""
+        return "shortlist.npz" in self.bundle.manifest["files"]
+
+    def short_decoder(self, rows: int) -> ShortDecoder:
+        """A decoder that looks at the tokens that the bundle's shortlist allows, and at no others."""
+        if self._shortlist is None:
+            self._shortlist = Shortlist(self.bundle)
+        return ShortDecoder(self._shortlist, self._open("shortlist"), self.shape, self.device, rows)
+
     def encode(self, decoder: Decoder, sources: Mapping[int, Sequence[int]]) -> None:
         """Write what the decoder attends to for each row's source tokens, framing included."""
+        if isinstance(decoder, ShortDecoder):
+            decoder.allow(dict(sources))
         shapes: dict[int, list[int]] = {}
         for row, source in sources.items():
             shapes.setdefault(_STRIDE * -(-len(source) // _STRIDE), []).append(row)

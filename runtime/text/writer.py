@@ -1,6 +1,7 @@
 """Texts in, texts out: sentences of any number of texts read and written side by side, in constant memory."""
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -47,6 +48,9 @@ class Request:
         self.framing: Framing = model.framing(source, target)
         self.settings = options.search(model.search)
         self.prompt = options.prompt or ""
+        self.short = model.has_shortlist if options.shortlist is None else options.shortlist
+        if self.short and not model.has_shortlist:
+            raise InputError(f"{model.bundle.path} has no shortlist: leave shortlist out")
         self.room = model.positions - len(self.framing.source([]))
         if self.room < 2 + len(model.tokens.encode(self.prompt)):
             raise InputError(f"the prompt {self.prompt[:40]!r} leaves no room for a text: this model reads {self.room}")
@@ -117,7 +121,10 @@ class Writer:
     def __init__(self, bundle: Bundle, device: Device, *, threads: int, rows: int, queue: int) -> None:
         lanes = (threads or os.cpu_count() or 1) if device.name == "cpu" else 1
         self.model = TextModel(bundle, device, 1)
-        self.lanes = [Batcher(self.model.decoder(-(-rows // lanes)), queue) for _ in range(lanes)]
+        self._count, self._rows, self._queue = lanes, -(-rows // lanes), queue
+        self._lanes: dict[bool, list[Batcher]] = {}
+        self._lock = threading.Lock()
+        self.lanes(self.model.has_shortlist)
         self._turn = count()
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
 
@@ -125,6 +132,14 @@ class Writer:
     def device(self) -> str:
         """cpu or cuda: where it runs."""
         return self.model.device.name
+
+    def lanes(self, short: bool) -> list[Batcher]:
+        """The lanes whose decoders keep to the shortlist or do not."""
+        with self._lock:
+            if short not in self._lanes:
+                make = self.model.short_decoder if short else self.model.decoder
+                self._lanes[short] = [Batcher(make(self._rows), self._queue) for _ in range(self._count)]
+            return self._lanes[short]
 
     def __call__(self, text: str | Sequence[str], **options: object) -> Written | list[Written]:
         """What is written about `text`, or about each of several texts.
@@ -145,17 +160,18 @@ class Writer:
         return self._stream(request, iter(texts), ahead)
 
     def _stream(self, request: Request, texts: Iterator[str], ahead: int) -> Iterator[Written]:
-        with self.lanes[0].request(), ThreadPoolExecutor(len(self.lanes), "heedful-lane") as pool:
+        lanes = self.lanes(request.short)
+        with lanes[0].request(), ThreadPoolExecutor(len(lanes), "heedful-lane") as pool:
             while window := list(_window(texts, ahead)):
                 tasks = [request.tasks(text) for text in window]
                 groups = _groups([task for each in tasks for task in each if task.piece.text], request.options.batch)
                 # the longest first: what is left for the end is short
-                list(pool.map(lambda group: self._run(request, group), groups))
+                list(pool.map(lambda group: self._run(request, lanes, group), groups))
                 yield from map(_joined, tasks)
 
-    def _run(self, request: Request, tasks: Sequence[_Task]) -> None:
+    def _run(self, request: Request, lanes: Sequence[Batcher], tasks: Sequence[_Task]) -> None:
         """Read and write the pieces of `tasks`, all in one lane."""
-        lane = self.lanes[next(self._turn) % len(self.lanes)]
+        lane = lanes[next(self._turn) % len(lanes)]
         for begin in range(0, len(tasks), lane.decoder.rows):
             part = tasks[begin : begin + lane.decoder.rows]
             with lane.rows(len(part)) as rows:

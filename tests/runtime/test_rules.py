@@ -8,13 +8,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heedful.models.filterbank import mel_filterbank
-from heedful.runtime.engine.rules import Logits, NoRepeatNgram, RepetitionPenalty, Rule, Suppress
+from heedful.runtime.engine.rules import (
+    BadWords,
+    Ban,
+    Logits,
+    NoRepeatNgram,
+    NotBefore,
+    RepetitionPenalty,
+    Rule,
+    Suppress,
+)
 
 VOCABULARY = 12
 
 texts = st.lists(st.integers(0, VOCABULARY - 1), max_size=20)
 repetitive = st.lists(st.integers(0, 2), max_size=20)
 tokens = st.lists(st.integers(0, VOCABULARY - 1), max_size=6)
+# of so few tokens that they come
+words = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), max_size=4)
+bans = st.one_of(
+    st.builds(Suppress, tokens, at_start=st.booleans()),
+    st.builds(NoRepeatNgram, st.integers(1, 5)),
+    st.builds(BadWords, words),
+    st.builds(NotBefore, st.integers(0, VOCABULARY - 1), st.integers(0, 20)),
+)
 
 
 @st.composite
@@ -101,3 +118,48 @@ def test_rules_that_forbid_look_past_a_constant(
         shifted = ruled(rule, scores + np.float32(shift), generated)
         np.testing.assert_array_equal(np.isneginf(shifted), forbidden)
         np.testing.assert_array_equal(shifted[~forbidden], (scores + np.float32(shift))[~forbidden])
+
+
+@given(scores=logits(), rule=bans, generated=texts | repetitive)
+def test_what_a_ban_says_it_bans_is_all_that_it_rules_out(scores: Logits, rule: Ban, generated: list[int]) -> None:
+    banned = set(rule.banned(generated))
+    expected = [-np.inf if token in banned else score for token, score in enumerate(scores.tolist())]
+    assert ruled(rule, scores, generated).tolist() == expected
+
+
+@given(words=words, generated=repetitive)
+def test_bad_words_are_never_completed_and_nothing_else_is_ruled_out(
+    words: list[list[int]], generated: list[int]
+) -> None:
+    banned = BadWords(words).banned(generated)
+    for token in range(VOCABULARY):
+        text = [*generated, token]
+        assert (token in banned) == any(text[-len(word) :] == word for word in words)
+
+
+@given(scores=logits(), words=words.filter(bool), generated=repetitive)
+def test_bad_words_are_those_of_transformers(scores: Logits, words: list[list[int]], generated: list[int]) -> None:
+    """Which sees the start of the text too, and compares only as many tokens as there are with it."""
+    processor = transformers.NoBadWordsLogitsProcessor(words, eos_token_id=VOCABULARY - 1)
+    found = ruled(BadWords(words), scores, generated)
+    np.testing.assert_array_equal(found, processed(processor, scores, [VOCABULARY - 1, *generated]))
+
+
+def test_a_bad_word_of_no_tokens_rules_nothing_out() -> None:
+    assert list(BadWords([[], [3]]).banned([1, 2])) == [3]
+    assert list(BadWords([[]]).banned([])) == []
+
+
+@given(scores=logits(), end=st.integers(0, VOCABULARY - 1), length=st.integers(0, 20), generated=texts)
+def test_not_before_is_the_least_length_of_transformers(
+    scores: Logits, end: int, length: int, generated: list[int]
+) -> None:
+    processor = transformers.MinLengthLogitsProcessor(length, end, device="cpu")
+    found = ruled(NotBefore(end, length), scores, generated)
+    np.testing.assert_array_equal(found, processed(processor, scores, generated))
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_run_of_no_tokens_is_refused(size: int) -> None:
+    with pytest.raises(ValueError, match=f"at least one token, not {size}"):
+        NoRepeatNgram(size)

@@ -6,13 +6,13 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heedful.runtime.engine.decoder import Feed
+from heedful.runtime.engine.decoder import Best, Feed, Scores
 from heedful.runtime.engine.generate import Job, generate
-from heedful.runtime.engine.rules import Logits, NoRepeatNgram, Suppress
+from heedful.runtime.engine.rules import BadWords, Logits, NoRepeatNgram, NotBefore, RepetitionPenalty, Suppress
 from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search
 
 END = 0
@@ -247,3 +247,132 @@ def test_logits_after_the_prompt_can_be_watched() -> None:
     assert watched.prompt_logits is not None
     np.testing.assert_array_equal(watched.prompt_logits, [model(6)((3,)), model(6)((3, 1, 4))])
     assert watched.search.results() == run(Sample(Limits(END, 3)), model(6), [3, 1, 4])
+
+
+class Ranker(Reader):
+    """Gives only the best of the logits to those who say how many are enough; `asked` are those numbers."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.asked: list[int] = []
+
+    def step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:  # type: ignore[override]
+        dense = super().step(feeds)
+        self.asked += [feed.best for feed in feeds.values()]
+        return {row: best_of(dense[row], feed.best) if feed.best else dense[row] for row, feed in feeds.items()}
+
+
+def best_of(logits: Logits, count: int) -> Best:
+    """The `count` best of each row, or all if there are fewer."""
+    tokens = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    total = np.log(np.exp(logits.astype(np.float64)).sum(axis=1)).astype(np.float32)
+    return Best(np.take_along_axis(logits, tokens, 1), tokens, total)
+
+
+LENGTH = 6
+letters = st.integers(1, 5)
+some_rules = st.lists(
+    st.one_of(
+        st.builds(Suppress, st.lists(letters, max_size=2)),
+        st.just(Suppress([END], at_start=True)),
+        st.builds(NoRepeatNgram, st.integers(1, 3)),
+        st.builds(BadWords, st.lists(st.lists(letters, min_size=1, max_size=3), max_size=3)),
+        st.builds(NotBefore, st.just(END), st.integers(0, LENGTH)),
+    ),
+    max_size=4,
+)
+limits = st.builds(
+    Limits, st.just(END), st.integers(1, LENGTH), some_rules, before=st.integers(0, 2), forced_end=st.booleans()
+)
+# letters are less likely to come: where rules and limits leave enough others, some text is always possible
+vocabularies = st.integers(24, 60)
+
+
+# sums in another order may turn two texts over that are all but equally likely
+@settings(derandomize=True)
+@given(
+    limits=limits, seed=st.integers(0, 10**6), vocabulary=vocabularies, width=st.integers(1, 5),
+    patience=st.sampled_from([None, 0.5, 1.0, 2.0]), length_penalty=st.sampled_from([0.0, 0.6, 1.0, 1.4]),
+)  # fmt: skip
+def test_the_best_logits_are_enough_for_a_beam(
+    limits: Limits, seed: int, vocabulary: int, width: int, patience: float | None, length_penalty: float
+) -> None:
+    def search() -> Beam:
+        return Beam(limits, width=width, length_penalty=length_penalty, patience=patience)
+
+    check_best(search, model(vocabulary, seed), limits)
+
+
+@given(limits=limits, seed=st.integers(0, 10**6), vocabulary=vocabularies)
+def test_the_best_logits_are_enough_for_greedy_search(limits: Limits, seed: int, vocabulary: int) -> None:
+    check_best(lambda: Sample(limits), model(vocabulary, seed), limits)
+
+
+def check_best(search: Callable[[], Search], makes: Model, limits: Limits) -> None:
+    """What is found among the best is what is found among all."""
+    ranker, job = Ranker(makes), Job(0, PROMPT, search())
+    generate(ranker, [job])
+    found, expected = job.search.results(), run(search(), makes)
+    assert [whole(one) for one in found] == [whole(one) for one in expected]
+    if isinstance(job.search, Beam) or not limits.rules:
+        assert [one.score for one in found] == pytest.approx([one.score for one in expected], abs=1e-5)
+    if not limits.rules:
+        assert [one.logprob for one in found] == pytest.approx([one.logprob for one in expected], abs=1e-5)
+    assert all(ranker.asked)
+
+
+def test_rules_that_look_at_logits_are_given_all() -> None:
+    for rules in ([RepetitionPenalty(2)], [Suppress([3]), RepetitionPenalty(2)]):
+        for search in (Sample(Limits(END, 4, rules)), Beam(Limits(END, 4, rules), width=2)):
+            ranker = Ranker(model(9))
+            generate(ranker, [Job(0, PROMPT, search)])
+            assert set(ranker.asked) == {0}
+    assert Sample(Limits(END, 4), temperature=0.5).best == 0
+
+
+def never_ends(vocabulary: int) -> Model:
+    def logits(text: Text) -> Logits:
+        return np.concatenate([[np.float32(-50)], model(vocabulary)(text)[1:]])
+
+    return logits
+
+
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_a_text_can_be_made_to_end(length: int) -> None:
+    """Its last token is the end then, at no cost."""
+    makes, limits = never_ends(5), Limits(END, length, forced_end=True)
+    searches = (Sample(limits), Sample(limits, temperature=1, count=3), Beam(limits, width=1), Beam(limits, width=3))
+    for search in searches:
+        for one in run(search, makes):
+            assert (len(one.tokens), one.ended) == (length - 1, True)
+            if not isinstance(search, Sample) or not search.temperature:
+                assert one.logprob == pytest.approx(weigh(makes, one.tokens), rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("forced", [False, True])
+@pytest.mark.parametrize(("before", "penalty"), [(0, 1.0), (1, 1.0), (2, 0.7), (1, 2.0)])
+def test_all_texts_are_ranked_by_what_is_counted(before: int, penalty: float, forced: bool) -> None:
+    """Some tokens of the prompt, and the end that is forced, count in the length and weigh nothing."""
+    makes, vocabulary, length = model(4, 11), 4, 3
+    limits = Limits(END, length, before=before, forced_end=forced)
+    found = run(Beam(limits, width=vocabulary**length, length_penalty=penalty), makes)
+    if forced:
+        shorter = all_texts(vocabulary, length - 1)
+        weights = {text if text[-1] == END else (*text, END): weigh(makes, text) for text in shorter}
+    else:
+        weights = {text: weigh(makes, text) for text in all_texts(vocabulary, length)}
+    scores = {text: weight / (len(text) + before) ** penalty for text, weight in weights.items()}
+    assert [whole(one) for one in found] == sorted(scores, key=lambda text: -scores[text])
+    assert [one.score for one in found] == pytest.approx(sorted(scores.values(), reverse=True), rel=1e-5)
+
+
+@pytest.mark.parametrize(("before", "best"), [(0, (1, 2)), (9, ())])
+def test_what_is_counted_before_favours_the_short(before: int, best: Text) -> None:
+    """By the mean of its tokens the longer text is better, by the sum the shorter."""
+    chances = {(): [0.5, 0.5, 0], (1,): [0.1, 0.3, 0.6]}
+
+    def makes(text: Text) -> Logits:
+        shares = np.array(chances.get(text[len(PROMPT) :], [1, 0, 0]))
+        return np.log(np.maximum(shares, 1e-9)).astype(np.float32)
+
+    assert run(Beam(Limits(END, 3, before=before), width=2), makes)[0].tokens == best

@@ -1,0 +1,68 @@
+"""Which tokens a translation may use, given its source: so few that their logits cost little."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heedful.runtime.bundle import Bundle
+from heedful.runtime.engine.decoder import Best, Decoder, Feed, Scores
+
+
+class Shortlist:
+    """The shortlist of a bundle, and the rows of the output matrix that belong to its tokens."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        with np.load(bundle.file("shortlist.npz"), allow_pickle=False) as file:
+            self.frequent = np.arange(int(file["frequent"]))
+            self.offsets, self.targets = file["offsets"], file["targets"]
+        weights = bundle.file("weights.bin")
+        self._rows = {
+            name: np.memmap(weights, place["dtype"], "r", place["offset"], tuple(place["shape"]))
+            for name, place in bundle.manifest["text"]["shortlist"].items()
+        }
+
+    def allowed(self, source: Sequence[int]) -> NDArray[np.int64]:
+        """The tokens, in rising order, that a translation of the `source` tokens may use: the frequent ones, those of
+        the source itself, and the best for each of them.
+        """
+        best = (self.targets[self.offsets[token] : self.offsets[token + 1]] for token in source)
+        return np.unique(np.concatenate([self.frequent, np.asarray(source, np.int64), *best]))
+
+    def rows(self, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        """What the graph needs of the output matrix for these tokens."""
+        return {name: np.ascontiguousarray(rows[tokens]) for name, rows in self._rows.items()}
+
+
+class ShortDecoder(Decoder):
+    """A decoder that computes the logits of the tokens that one of its rows may use, and gives each row its own."""
+
+    def __init__(self, shortlist: Shortlist, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.shortlist = shortlist
+        self.allowed: dict[int, NDArray[np.int64]] = {}
+        self.tokens = np.zeros(0, np.int64)  # those of all rows, in rising order
+        self.mask = np.zeros((self.rows, 0), np.float32)  # 0 for those that a row may use, else minus infinity
+        self.given: dict[str, NDArray[Any]] = {}
+
+    def allow(self, sources: dict[int, Sequence[int]]) -> None:
+        """From now on each of these rows may use the tokens that its source allows."""
+        self.allowed |= {row: self.shortlist.allowed(source) for row, source in sources.items()}
+        self.tokens = np.unique(np.concatenate(list(self.allowed.values())))
+        self.given = self.shortlist.rows(self.tokens)
+        self.mask = np.full((self.rows, len(self.tokens)), -np.inf, np.float32)
+        for row, tokens in self.allowed.items():
+            self.mask[row, np.searchsorted(self.tokens, tokens)] = 0
+
+    def release(self, row: int) -> None:
+        super().release(row)
+        self.allowed.pop(row, None)
+
+    def _extra(self, feeds: dict[int, Feed]) -> dict[str, NDArray[Any]]:
+        rows = np.repeat(list(feeds), [len(feed.select) for feed in feeds.values()])
+        return {"allowed": self.mask[rows], **self.given}
+
+    def _found(self, scores: Scores) -> Scores:
+        assert isinstance(scores, Best)
+        return scores._replace(tokens=self.tokens[scores.tokens])

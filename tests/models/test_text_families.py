@@ -1,0 +1,379 @@
+"""Every family of text models, beside transformers with the same random weights: from logits to whole bundles."""
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from numpy.typing import NDArray
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from tokenizers import ByteLevelBPETokenizer
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from heedful.export.bundle import export
+from heedful.export.checkpoint import Checkpoint, open_checkpoint
+from heedful.export.eager import EagerDecoder
+from heedful.export.families import find_family
+from heedful.export.family import Family
+from heedful.export.tokenizers import build_tokenizers
+from heedful.models.seq2seq import Seq2Seq
+from heedful.runtime.bundle import Bundle
+from heedful.runtime.engine.decoder import Best, Feed, Scores
+from heedful.runtime.engine.device import choose_device
+from heedful.runtime.engine.generate import Job, Stepper, generate
+from heedful.runtime.load import load
+from heedful.runtime.text.model import TextModel
+from heedful.runtime.text.options import TextOptions
+from heedful.runtime.text.writer import Request
+
+hf: Any = transformers
+
+TEXTS = [
+    "The rain fell on the old town all day and all night.",
+    "A cat sat on a mat.",
+    "We read books in the evening by the fire, and then we sleep.",
+    "Nobody knows.",
+    "The sea is green and the boats are small, said the old man to the cat.",
+]
+LENGTH = 16
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+FAIRSEQ = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
+GOOGLE = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+
+pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
+
+
+def pieces(path: Path, **options: Any) -> list[str]:
+    """The pieces of a small SentencePiece model written to `path`."""
+    written = io.BytesIO()
+    chosen: dict[str, Any] = {"vocab_size": 48, "hard_vocab_limit": options.get("model_type") == "bpe"}
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXTS * 4), model_writer=written, minloglevel=2, **(chosen | options)
+    )
+    path.write_bytes(written.getvalue())
+    package = SentencePieceProcessor(model_file=str(path))
+    return [package.id_to_piece(i) for i in range(package.get_piece_size())]
+
+
+def number(path: Path, names: list[str]) -> None:
+    path.write_text(json.dumps({name: i for i, name in enumerate(names)}))
+
+
+def fairseq(folder: Path) -> None:
+    pieces(folder / "sentencepiece.bpe.model", **FAIRSEQ)
+
+
+def nllb(folder: Path) -> None:
+    pieces(folder / "sentencepiece.bpe.model", model_type="bpe", **FAIRSEQ)
+
+
+def m2m_100(folder: Path) -> None:
+    found = pieces(folder / "sentencepiece.bpe.model", model_type="bpe", **FAIRSEQ)
+    number(folder / "vocab.json", [*SPECIAL, *found[3:]])
+
+
+def google(folder: Path) -> None:
+    pieces(folder / "spiece.model", **GOOGLE)
+
+
+def marian(folder: Path) -> None:
+    source, target = (pieces(folder / f"{side}.spm") for side in ("source", "target"))
+    number(folder / "vocab.json", ["</s>", "<unk>", *sorted({*source[3:], *target[3:]}), "<pad>"])
+
+
+def bart(folder: Path) -> None:
+    tokenizer = ByteLevelBPETokenizer()
+    tokenizer.train_from_iterator(TEXTS, vocab_size=300, special_tokens=SPECIAL, show_progress=False)
+    tokenizer.save_model(str(folder))
+
+
+
+# by the name that export/tokenizers.py has: the class in transformers and what writes its files
+TOKENIZERS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "marian": ("MarianTokenizer", marian),
+    "bart": ("BartTokenizer", bart),
+    "mbart": ("MBartTokenizer", fairseq),
+    "mbart50": ("MBart50Tokenizer", fairseq),
+    "pegasus": ("PegasusTokenizer", google),
+    "m2m_100": ("M2M100Tokenizer", m2m_100),
+    "nllb": ("NllbTokenizer", nllb),
+    "t5": ("T5Tokenizer", google),
+}
+BART = {
+    "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 64, "decoder_ffn_dim": 48, "max_position_embeddings": 128,
+}  # fmt: skip
+SCALED = BART | {"scale_embedding": True}
+RELU = SCALED | {"activation_function": "relu"}
+T5 = {
+    "d_model": 32, "d_kv": 12, "d_ff": 64, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4,
+    "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model as transformers names its class, its tokenizer, what its config.json says, its rules of generation, and a
+    pair of languages. With the seed of the weights, and so much more of the end token in the output, texts end in every
+    way.
+    """
+
+    model: str
+    tokenizer: str
+    config: dict[str, Any]
+    rules: dict[str, Any] = field(default_factory=dict)
+    languages: tuple[str, str] | None = None
+    seed: int = 0
+    favour: float = 2.0
+
+
+CASES = {
+    "marian": Case(
+        "MarianMTModel", "marian", SCALED | {"activation_function": "swish"},
+        {"num_beams": 4, "forced_eos_token_id": 0, "bad_words_ids": [[47], [12, 20]]},
+    ),
+    "bart": Case(
+        "BartForConditionalGeneration", "bart", BART,
+        {
+            "num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "no_repeat_ngram_size": 3, "min_length": 6,
+            "forced_bos_token_id": 0, "forced_eos_token_id": 2,
+        },
+    ),
+    "mbart": Case("MBartForConditionalGeneration", "mbart", SCALED, {"num_beams": 5, "forced_eos_token_id": 2}, ("en_XX", "ro_RO")),
+    "mbart50": Case(
+        "MBartForConditionalGeneration", "mbart50", RELU | {"tokenizer_class": "MBart50Tokenizer"},
+        {"num_beams": 5, "early_stopping": True, "forced_eos_token_id": 2}, ("pt_XX", "gl_ES"),
+    ),
+    "pegasus": Case("PegasusForConditionalGeneration", "pegasus", RELU, {"num_beams": 8, "length_penalty": 0.8, "forced_eos_token_id": 1}),
+    "m2m_100": Case("M2M100ForConditionalGeneration", "m2m_100", RELU, {"num_beams": 5, "early_stopping": True}, ("en", "pt")),
+    "nllb": Case(
+        "M2M100ForConditionalGeneration", "nllb", RELU | {"tokenizer_class": "NllbTokenizer"}, {"no_repeat_ngram_size": 2},
+        ("eng_Latn", "por_Latn"),
+    ),
+    "t5": Case("T5ForConditionalGeneration", "t5", T5, {"min_length": 4}),
+    "t5 v1.1": Case("T5ForConditionalGeneration", "t5", T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A checkpoint of random weights in `folder`, opened by transformers and by us."""
+
+    case: Case
+    folder: Path
+    theirs: Any
+    tokenizer: Any
+    checkpoint: Checkpoint
+    family: Family
+    ours: Seq2Seq
+
+    @property
+    def target(self) -> dict[str, int]:
+        """How transformers is told of the target language: mBART's targets begin with it, later models' after `</s>`."""
+        if self.case.languages is None:
+            return {}
+        where = "decoder_start_token_id" if self.case.tokenizer == "mbart" else "forced_bos_token_id"
+        name = {"m2m_100": "__{}__"}.get(self.case.tokenizer, "{}").format(self.case.languages[1])
+        return {where: self.tokenizer.convert_tokens_to_ids(name)}
+
+    @property
+    def languages(self) -> dict[str, str]:
+        """How we are told of them."""
+        return dict(zip(("source", "target"), self.case.languages or (), strict=bool(self.case.languages)))
+
+
+def open_tokenizer(case: Case, folder: Path) -> Any:
+    """The tokenizer that transformers makes of `folder`."""
+    settings: dict[str, Any] = dict(zip(("src_lang", "tgt_lang"), case.languages or (), strict=False))
+    if case.tokenizer == "nllb":
+        from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES
+
+        # without a tokenizer.json the mask would come first, unlike in the published one
+        settings |= {"mask_token": None, "extra_special_tokens": [*FAIRSEQ_LANGUAGE_CODES, "<mask>"]}
+    return getattr(hf, TOKENIZERS[case.tokenizer][0]).from_pretrained(folder, **settings)
+
+
+@torch.no_grad()
+def randomise(model: Any, case: Case, end: int) -> None:
+    for name, parameter in model.named_parameters():
+        if case.tokenizer in {"marian", "pegasus"} and "embed_positions" in name:
+            continue  # computed
+        parameter.normal_(0, 0.2)
+        if "norm" in name and name.endswith("weight"):
+            parameter += 1
+        if "encoder_attn" in name or "EncDecAttention" in name:
+            parameter *= 3
+    if hasattr(model, "final_logits_bias"):
+        model.final_logits_bias.normal_(0, 0.2)
+    if case.config.get("tie_word_embeddings") is False:
+        model.lm_head.weight = nn.Parameter(torch.randn_like(model.lm_head.weight) * 0.2)
+    model.lm_head.weight[end] *= case.favour
+
+
+def make(case: Case, folder: Path) -> Pair:
+    write = TOKENIZERS[case.tokenizer][1]
+    write(folder)
+    tokenizer = open_tokenizer(case, folder)
+    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    start = "pad" if case.tokenizer in {"marian", "pegasus", "t5"} else "eos"
+    vocabulary = build_tokenizers(folder, case.tokenizer).source.get_vocab_size()
+    model = getattr(hf, case.model)
+    torch.manual_seed(case.seed)
+    config = model.config_class(
+        **case.config, **special, vocab_size=vocabulary, decoder_start_token_id=special[f"{start}_token_id"]
+    )
+    theirs = model(config)
+    randomise(theirs, case, special["eos_token_id"])
+    for name, value in ({"max_length": LENGTH, "num_beams": 1} | case.rules).items():
+        setattr(theirs.generation_config, name, value)
+    theirs.save_pretrained(folder)
+    checkpoint = open_checkpoint(folder)
+    family = find_family(checkpoint)
+    theirs = model.from_pretrained(folder, attn_implementation="eager").eval()
+    ours = family.load(checkpoint).requires_grad_(False)
+    return Pair(case, folder, theirs, tokenizer, checkpoint, family, ours)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make(CASES[request.param], tmp_path_factory.mktemp("checkpoint"))
+
+
+def padded(pair: Pair, sources: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Sources and their lengths."""
+    lengths = torch.tensor([len(source) for source in sources])
+    tokens = torch.full((len(sources), int(lengths.max())), pair.theirs.config.pad_token_id)
+    for row, source in zip(tokens, sources, strict=True):
+        row[: len(source)] = torch.tensor(source)
+    return tokens, lengths
+
+
+def check_logits(pair: Pair) -> None:
+    """On sources of several lengths side by side."""
+    rng = np.random.default_rng(0)
+    sources = [rng.integers(3, 40, size).tolist() for size in (9, 25, 1, 18)]
+    tokens, lengths = padded(pair, sources)
+    seen = torch.arange(tokens.shape[1]) < lengths[:, None]
+    target = torch.from_numpy(rng.integers(3, 40, (4, 20)))
+    with torch.no_grad():
+        expected = pair.theirs(input_ids=tokens, attention_mask=seen.long(), decoder_input_ids=target).logits
+    logits = pair.ours(tokens, lengths, target)
+    assert logits.dtype == torch.float32
+    assert expected.std() > 0.1
+    assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_logits_are_those_of_transformers(pair: Pair) -> None:
+    check_logits(pair)
+
+
+@pytest.fixture(scope="module")
+def opened(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> TextModel:
+    """What the runtime knows of a bundle, none of whose graphs are needed."""
+    folder = tmp_path_factory.mktemp("bundle")
+    tokenizers = pair.family.tokenizers(pair.checkpoint)
+    for name, tokenizer in tokenizers.items():
+        tokenizer.save(str(folder / name))
+    text = json.loads(json.dumps(pair.family.describe(pair.checkpoint, pair.ours, tokenizers)))
+    shape = {"layers": 2, "heads": 2, "head_dim": 16, "frames": 0, "positions": 128, "vocabulary": 1, "dtype": "float32"}
+    manifest = {"precision": "fp32", "decoder": shape | {"cache": {}}, "files": dict.fromkeys(tokenizers), "text": text}
+    return TextModel(Bundle(folder, manifest), choose_device("cpu"))
+
+
+class Ranked:
+    """A decoder that hands over the best logits only, as a graph does."""
+
+    def __init__(self, decoder: Stepper) -> None:
+        self.decoder = decoder
+
+    def release(self, row: int) -> None:
+        self.decoder.release(row)
+
+    def step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
+        return {row: best(np.asarray(scores), feeds[row].best) for row, scores in self.decoder.step(feeds).items()}
+
+
+def best(logits: NDArray[np.float32], count: int) -> Best:
+    assert count > 0
+    tokens = np.argsort(-logits, axis=1, kind="stable")[:, :count]
+    total = np.log(np.exp(logits.astype(np.float64)).sum(axis=1)).astype(np.float32)
+    return Best(np.take_along_axis(logits, tokens, 1), tokens, total)
+
+
+Found = list[list[tuple[list[int], float]]]
+
+
+def by_engine(pair: Pair, opened: TextModel, wrap: Callable[[Stepper], Stepper], **options: Any) -> Found:
+    """For each text what was written, the end token included, and the scores; best first."""
+    request = Request(opened, TextOptions.of(**pair.languages, **options), split=False)
+    sources = [request.framing.source(opened.tokens.encode(text)) for text in TEXTS]
+    tokens, lengths = padded(pair, sources)
+    decoder = EagerDecoder(pair.ours.decoder, pair.ours.encode(tokens, lengths), lengths.tolist())
+    jobs = [Job(row, request.framing.start, request.search(source)) for row, source in enumerate(sources)]
+    generate(wrap(decoder), jobs)
+    return [[([*one.tokens, *[opened.end] * one.ended], one.score) for one in job.search.results()] for job in jobs]
+
+
+NAMES = {"beams": "num_beams", "no_repeat_ngram": "no_repeat_ngram_size"}
+
+
+def by_transformers(pair: Pair, **options: Any) -> Found:
+    rules = {NAMES.get(name, name): value for name, value in options.items()}
+    width = rules.get("num_beams") or pair.theirs.generation_config.num_beams
+    inputs = pair.tokenizer(TEXTS, return_tensors="pt", padding=True)
+    out = pair.theirs.generate(
+        **inputs, **rules, **pair.target, num_return_sequences=width, return_dict_in_generate=True, output_scores=True
+    )
+    config = pair.theirs.generation_config
+    start = 1 + ("forced_bos_token_id" in pair.target or config.forced_bos_token_id is not None)
+    length, end = rules.get("max_length", LENGTH) - start, config.eos_token_id
+    texts = [[*text, end][: [*text, end].index(end) + 1][:length] for text in out.sequences[:, start:].tolist()]
+    scores = [0.0] * len(texts) if width == 1 else out.sequences_scores.tolist()
+    found = list(zip(texts, scores, strict=True))
+    return [found[i : i + width] for i in range(0, len(found), width)]
+
+
+SEARCHES: dict[str, dict[str, Any]] = {
+    "as the checkpoint says": {},
+    "greedy": {"beams": 1},
+    **{
+        f"{beams} beams, {penalty}, {'early' if early else 'late'}": {
+            "beams": beams, "length_penalty": penalty, "early_stopping": early,
+        }
+        for beams, penalty, early in (
+            (2, 0.8, True), (2, 2.0, False), (4, 0.8, False), (4, 1.0, True), (5, 1.0, False), (5, 2.0, True),
+        )
+    },
+    "with rules": {"beams": 3, "no_repeat_ngram": 2, "min_length": 7, "max_length": 12},
+    "greedy with rules": {"beams": 1, "no_repeat_ngram": 1, "min_length": 5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrap", [lambda decoder: decoder, Ranked], ids=["all logits", "best logits"])
+@pytest.mark.parametrize("options", SEARCHES.values(), ids=SEARCHES)
+def test_texts_are_those_of_transformers(
+    pair: Pair, opened: TextModel, wrap: Callable[[Stepper], Stepper], options: dict[str, Any]
+) -> None:
+    """All that were found and their scores, not the best alone."""
+    found, expected = by_engine(pair, opened, wrap, **options), by_transformers(pair, **options)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert [text for text, _ in ours] == [text for text, _ in theirs]
+        if len(ours) > 1:
+            assert [score for _, score in ours] == pytest.approx([score for _, score in theirs], rel=1e-4)
+
+
+def test_these_searches_end_in_every_way(pair: Pair, opened: TextModel) -> None:
+    """Else the comparisons above would show little: texts end early, late, and at the limit."""
+    found = by_engine(pair, opened, Ranked, beams=5, no_repeat_ngram=0)
+    texts = [text for each in found for text, _ in each]
+    longest = max(map(len, texts))
+    assert len({len(text) for text in texts if text[-1] == opened.end}) >= 3
+    assert longest == LENGTH - len(opened.framing(*opened.some_languages()).start)
+    assert len({tuple(text) for text in texts}) > len(texts) / 2

@@ -1,0 +1,152 @@
+"""The memory of a decoder, beside plain arrays: whatever is moved, grown or shrunk, a row keeps what is its own."""
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from numpy.typing import NDArray
+
+from heedful.runtime.engine.buffers import Buffer, HostBuffer
+from heedful.runtime.engine.device import choose_device
+from heedful.runtime.engine.rows import Rows, Shape
+
+COUNT, LAYERS, HEADS, DIM = 5, 2, 2, 3
+CACHES = {"key": {"key": (HEADS, DIM), "value": (HEADS, DIM)}, "state": {"state": (1, 4)}}
+Parts = dict[str, NDArray[np.float32]]
+
+rows = st.integers(0, COUNT - 1)
+# within a bucket, and many of them
+slots = st.integers(1, 70) | st.integers(1, 600)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def shape(cache: str, frames: int = 0) -> Shape:
+    return Shape(LAYERS, HEADS, DIM, frames, 1024, 9, "float32", CACHES[cache])
+
+
+def array(buffer: Buffer) -> NDArray[np.generic]:
+    assert isinstance(buffer, HostBuffer)
+    return buffer.array
+
+
+class Moves(RuleBasedStateMachine):
+    """Anything that may be done to rows; `memory` and `caches` are what each of them should hold."""
+
+    @initialize(cache=st.sampled_from(sorted(CACHES)))
+    def begin(self, cache: str) -> None:
+        self.rows = Rows(shape(cache), choose_device("cpu"), COUNT)
+        self.memory: dict[int, Parts] = {}
+        self.caches: dict[int, Parts] = {}
+
+    def bind(self) -> None:
+        """As a step does: what is bound must be bound anew once the buffers are others."""
+        self.rows.bound = range(COUNT)
+        self.bound = {name: buffer.pointer() for name, buffer in (self.rows.memory | self.rows.caches).items()}
+
+    @rule(row=rows, frames=slots, seed=seeds)
+    def remember(self, row: int, frames: int, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        parts = {name: rng.random((HEADS, frames, DIM), np.float32) for name in self.rows.memory}
+        self.bind()
+        self.rows.remember(row, parts)
+        self.memory[row] = parts
+
+    @rule(row=rows, new=slots, room=st.integers(0, 100), seed=seeds)
+    def write(self, row: int, new: int, room: int, seed: int) -> None:
+        """The graph writes new slots after those that a row has."""
+        rng = np.random.default_rng(seed)
+        self.bind()
+        before = self.rows.used[row]
+        self.rows.used[row] = before + new
+        self.rows.reserve(max(self.rows.used) + room)
+        parts = {}
+        for name, buffer in self.rows.caches.items():
+            heads, width = buffer.shape[1], buffer.shape[3]
+            parts[name] = rng.random((heads, new, width), np.float32)
+            array(buffer)[self.rows.place[row], :, before : before + new] = parts[name]
+        old = self.caches.get(row, {name: part[:, :0] for name, part in parts.items()})
+        self.caches[row] = {name: np.concatenate([old[name], part], 1) for name, part in parts.items()}
+
+    @precondition(lambda self: self.caches)
+    @rule(data=st.data())
+    def keep(self, data: st.DataObject) -> None:
+        """The first slots of a row are those that are left of it, in rising order."""
+        row = data.draw(st.sampled_from(sorted(self.caches)))
+        chosen = sorted(data.draw(st.sets(st.integers(0, self.rows.used[row] - 1), min_size=1)))
+        self.rows.keep(row, np.array(chosen, np.intp))
+        self.rows.used[row] = len(chosen)
+        self.caches[row] = {name: part[:, chosen] for name, part in self.caches[row].items()}
+
+    @rule(row=rows)
+    def release(self, row: int) -> None:
+        self.rows.used[row] = 0
+        self.caches.pop(row, None)
+
+    @rule(room=slots)
+    def reserve(self, room: int) -> None:
+        """It gives back what is many times too much."""
+        needed = max([room, *self.rows.used])
+        self.bind()
+        self.rows.reserve(needed)
+        assert needed < self.rows.capacity
+        assert self.rows.capacity < 4 * (needed + self.rows.bucket)
+
+    @rule(chosen=st.lists(rows, unique=True, min_size=1))
+    def gather(self, chosen: list[int]) -> None:
+        """No row that is left out lies between those that are brought together."""
+        places = self.rows.gather(chosen)
+        assert sorted(self.rows.place[row] for row in chosen) == list(places)
+
+    @invariant()
+    def every_row_keeps_what_is_its_own(self) -> None:
+        if not hasattr(self, "rows"):
+            return
+        assert sorted(self.rows.place) == list(range(COUNT))
+        assert self.rows.capacity > max(self.rows.used)
+        for held, buffers in ((self.memory, self.rows.memory), (self.caches, self.rows.caches)):
+            for row, parts in held.items():
+                for name, part in parts.items():
+                    found = array(buffers[name])[self.rows.place[row], :, : part.shape[1]]
+                    np.testing.assert_array_equal(found, part)
+        for row, parts in self.memory.items():
+            assert {part.shape[1] for part in parts.values()} == {self.rows.frames[row]}
+            assert self.rows.frames[row] <= self.rows.room
+
+    @invariant()
+    def what_has_moved_is_not_bound(self) -> None:
+        if getattr(self, "bound", None) and self.rows.bound:
+            buffers = self.rows.memory | self.rows.caches
+            assert {name: buffer.pointer() for name, buffer in buffers.items()} == self.bound
+
+
+TestMoves = Moves.TestCase
+
+
+@pytest.mark.parametrize("frames", [0, 1500])
+def test_slots_that_nobody_wrote_hold_zeros(frames: int) -> None:
+    """Padding may look at them, and a NaN would spread."""
+    made = Rows(shape("key", frames), choose_device("cpu"), COUNT)
+    made.reserve(700)
+    if not frames:
+        made.remember(1, {name: np.ones((HEADS, 300, DIM), np.float32) for name in made.memory})
+    for buffer in (made.memory | made.caches).values():
+        found = array(buffer)[[0, 2, 3, 4]]
+        np.testing.assert_array_equal(found, np.zeros_like(found))
+
+
+def test_rows_that_lie_together_are_not_moved() -> None:
+    made = Rows(shape("state"), choose_device("cpu"), COUNT)
+    assert made.gather([3, 2]) == range(2, 4)
+    assert made.place == list(range(COUNT))
+    assert made.gather([4, 1]) == range(2)
+    assert {made.place[4], made.place[1]} == {0, 1}
+
+
+def test_one_long_input_does_not_stay_in_the_way() -> None:
+    """Attention costs as much as there is room: it shrinks once the long input is over."""
+    made = Rows(shape("state"), choose_device("cpu"), COUNT)
+    for frames in (1000, 5):
+        made.remember(0, {name: np.ones((HEADS, frames, DIM), np.float32) for name in made.memory})
+        made.remember(1, {name: np.ones((HEADS, 5, DIM), np.float32) for name in made.memory})
+        assert (made.room >= 1000) == (frames == 1000)
+        assert {buffer.shape[2] for buffer in made.memory.values()} == {made.room}
