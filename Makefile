@@ -44,12 +44,14 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --editable '.[export,test]'
 	@touch $@
 
-demo: $(INSTALLED) ## fetch a small Whisper and a recording, export to int8, transcribe
-	$(BIN)/heedful fetch whisper-tiny.en
-	$(BIN)/heedful fetch two-cities
-	test -e "$$($(BIN)/heedful home)/bundles/whisper-tiny.en-int8" \
-		|| $(BIN)/heedful export whisper-tiny.en whisper-tiny.en-int8 --precision int8
+demo: $(INSTALLED) ## fetch small models and a recording, export to int8, transcribe and translate
+	$(BIN)/heedful fetch whisper-tiny.en two-cities translate-en-pt
+	@set -e; for name in whisper-tiny.en translate-en-pt; do \
+		test -e "$$($(BIN)/heedful home)/bundles/$$name-int8" \
+			|| $(BIN)/heedful export $$name $$name-int8 --precision int8; \
+	done
 	$(BIN)/heedful transcribe two-cities.wav
+	$(BIN)/heedful translate "It was the best of times, it was the worst of times." "How are you today?"
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/pytest

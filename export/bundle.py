@@ -16,8 +16,8 @@ from heedful.export.families import find_family
 from heedful.export.family import Family
 from heedful.export.flash import use_flash
 from heedful.export.fold import fold_queries, fold_scales
-from heedful.export.integer import find_scales, quantize_known
-from heedful.export.quantize import quantize
+from heedful.export.integer import find_scales
+from heedful.export.plan import quantize
 from heedful.export.rank import rank_logits
 from heedful.export.shortlist import FILE as SHORTLIST
 from heedful.export.shortlist import Shortlist, shorten
@@ -109,8 +109,7 @@ def _graphs(
             fold_queries(traced[graph.name])
         if precision == "int8":
             use_flash(traced[graph.name])
-            quantize_known(traced[graph.name], find_scales(model))
-            quantize(graph.name, traced[graph.name])
+            quantize(family.plan[graph.name], traced[graph.name], find_scales(model))
     return traced
 
 

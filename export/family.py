@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.graphs import Graph, Model, Reading
+from heedful.export.plan import Plan
 from heedful.export.shortlist import Shortlist
 from heedful.models.cache import KeyValue
 from heedful.runtime.bundle import Bundle
@@ -52,13 +53,15 @@ class Family:
     `recognises` says whether a checkpoint holds it; `load` builds the model, float32; `tokenizers` are the files of a
     bundle that hold its tokenizers, by name; `describe` is what the runtime must know, and `section` where bundle.json
     has it; `graphs` are what is to be traced, `subject` what is to be checked of the bundle. Logits are `ranked` in the
-    graph where rules of generation do not look at all of them. `shortlist` is the checkpoint's, if it has one.
+    graph where rules of generation do not look at all of them; `plan` is how int8 bundles are quantized. `shortlist` is
+    the checkpoint's, if it has one.
     """
 
     name: str
     task: str
     section: str
     ranked: bool
+    plan: Plan
     recognises: Callable[[Checkpoint], bool]
     load: Callable[[Checkpoint], Any]
     tokenizers: Callable[[Checkpoint], dict[str, Tokenizer]]

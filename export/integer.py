@@ -1,9 +1,12 @@
-"""Products of 8-bit integers with scales that are known beforehand, as models trained for them state.
+"""Products of 8-bit integers whose rows do not depend on one another, so that inputs can share a batch.
 
-A row's result is exact in integers, so it does not depend on the other rows; nothing is measured at run time. The
-embedding is stored once, row by row, for lookups and for logits.
+Scales are known beforehand, as models that were trained for integers state them, or each row of an input has its own,
+found at run time. Sums are exact. From four rows on this is twice as fast as `quantize_blockwise`. The embedding is
+stored once, row by row, for lookups and for logits.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from heedful.export.constants import MICROSOFT, constant
-from heedful.export.quantize import bias_of, products, replace
-
-_ZERO = np.asarray(128, np.uint8)
+from heedful.export.constants import MICROSOFT, constant, integers
+from heedful.export.quantize import bias_of, products, replace, weight_name
 
 
 @dataclass(frozen=True)
@@ -46,44 +47,111 @@ def find_scales(model: nn.Module) -> dict[str, Scales]:
 def quantize_known(model: ir.Model, scales: dict[str, Scales]) -> None:
     """Put integer products in place of those whose matrix is in `scales`, and of lookups in the same matrices."""
     for node, weight in products(model, ""):
-        name = str(node.inputs[1].name)  # type: ignore[union-attr]
+        name = weight_name(node)
         known = scales.get(name.removeprefix("model."))
         if known is None:
             continue
-        tied = node.op_type == "Gemm"
-        integers = np.rint(weight / known.columns).clip(-127, 127).astype(np.int8)
         scale = constant(model, f"{name}.activation", np.asarray(known.activation, np.float32))
-        zero = constant(model, "activation.zero", _ZERO)
-        columns = constant(model, f"{name}.columns", known.columns)
-        quantized = ir.node("QuantizeLinear", [node.inputs[0], scale, zero])
+        quantized = ir.node("QuantizeLinear", [node.inputs[0], scale, _zero(model)])
         add, bias = bias_of(node)
-        if tied:
-            matrix = constant(model, f"{name}.int8", np.ascontiguousarray(integers.T))
-            none = constant(model, f"{name}.zero", np.zeros(len(known.columns), np.int8))
-            whole = None
-            if bias is not None and bias.const_value is not None:
-                units = bias.const_value.numpy() / (known.activation * known.columns.astype(np.float64))
-                whole = constant(model, f"{name}.bias", np.rint(units).astype(np.int32))
-            inputs = [quantized.outputs[0], scale, zero, matrix, columns, none, whole]
-            product = ir.node("QGemm", inputs, {"transB": 1}, domain=MICROSOFT)
-        else:
-            matrix = constant(model, f"{name}.int8", integers)
-            inputs = [quantized.outputs[0], matrix, scale, columns, zero, None, bias]
-            product = ir.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT)
+        product = _product(model, node, weight, quantized.outputs[0], scale, known.columns, bias)
         replace(model, node, add, quantized, product)
-    _look_up(model, scales)
+    for node, known in _lookups(model, scales):
+        _look_up(model, node, known.columns)
 
 
-def _look_up(model: ir.Model, scales: dict[str, Scales]) -> None:
-    """Lookups in a matrix of `scales` become lookups of integers."""
-    for node in [node for node in model.graph if node.op_type == "Gather"]:
-        table = node.inputs[0]
+def quantize_rows(model: ir.Model, pattern: str = "") -> None:
+    """Put integer products in place of every product with a constant matrix, and of lookups in the same matrix.
+
+    Only of matrices whose name has `pattern`, a regular expression, in it. Each column of the matrix has a scale, and
+    each row of its input one that is found at run time.
+    """
+    scales = {}
+    one = constant(model, "one", np.asarray(1, np.float32))
+    for node, weight in products(model, pattern):
+        columns = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / 127
+        name = weight_name(node)
+        scales[name.removeprefix("model.")] = Scales(1.0, columns)
+        size = ir.node("Abs", [node.inputs[0]])
+        largest = ir.node("ReduceMax", [size.outputs[0], integers(model, [-1])], {"keepdims": 1})
+        unit = ir.node("Mul", [largest.outputs[0], constant(model, "row.unit", np.asarray(1 / 127, np.float32))])
+        # a row of zeros is divided too
+        scale = ir.node("Add", [unit.outputs[0], constant(model, "row.least", np.asarray(1e-12, np.float32))])
+        whole = ir.node("Div", [node.inputs[0], scale.outputs[0]])
+        quantized = ir.node("QuantizeLinear", [whole.outputs[0], one, _zero(model)])
+        product = _product(model, node, weight, quantized.outputs[0], one, columns, None)
+        scaled = ir.node("Mul", [product.outputs[0], scale.outputs[0]])
+        replace(model, node, None, size, largest, unit, scale, whole, quantized, product, scaled)
+    for node, known in _lookups(model, scales):
+        _look_up(model, node, known.columns)
+
+
+def quantize_tables(model: ir.Model, pattern: str) -> None:
+    """Look rows up in 8 bits in the tables whose name has `pattern`, a regular expression, in it.
+
+    They are stored as `quantize_rows` stores a table that is also a matrix, so that all graphs of a bundle share it.
+    """
+    scales = {}
+    for name, value in model.graph.initializers.items():
+        if re.search(pattern, name) and value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT:
+            table = value.const_value.numpy()
+            columns = np.maximum(np.abs(table).max(axis=1), 1e-12).astype(np.float32) / 127
+            scales[name.removeprefix("model.")] = Scales(1.0, columns)
+    for node, known in _lookups(model, scales):
+        _look_up(model, node, known.columns)
+
+
+def _zero(model: ir.Model) -> ir.Value:
+    return constant(model, "activation.zero", np.asarray(128, np.uint8))
+
+
+def _product(
+    model: ir.Model,
+    node: ir.Node,
+    weight: NDArray[np.float32],
+    quantized: ir.Value,
+    scale: ir.Value,
+    columns: NDArray[np.float32],
+    bias: ir.Value | None,
+) -> ir.Node:
+    """The product of `quantized`, a unit of which is `scale`, with `weight` (k, n) in place of `node`'s."""
+    name = weight_name(node)
+    matrix = np.rint(weight / columns).clip(-127, 127).astype(np.int8)
+    factors = constant(model, f"{name}.columns", columns)
+    if node.op_type != "Gemm":
+        inputs = [quantized, constant(model, f"{name}.int8", matrix), scale, factors, _zero(model), None, bias]
+        return ir.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT)
+    # a table of embeddings, stored row by row for lookups too
+    table = constant(model, f"{name}.int8", np.ascontiguousarray(matrix.T))
+    zeros = constant(model, f"{name}.zero", np.zeros(len(columns), np.int8))
+    whole = None
+    if bias is not None and bias.const_value is not None and scale.const_value is not None:
+        units = bias.const_value.numpy() / (scale.const_value.numpy() * columns.astype(np.float64))
+        whole = constant(model, f"{name}.bias", np.rint(units).astype(np.int32))
+    inputs = [quantized, scale, _zero(model), table, factors, zeros, whole]
+    return ir.node("QGemm", inputs, {"transB": 1}, domain=MICROSOFT)
+
+
+def _lookups(model: ir.Model, scales: Mapping[str, Scales]) -> list[tuple[ir.Node, Scales]]:
+    """Lookups in a table of `scales` that is a constant."""
+    found = []
+    for node in model.graph:
+        table = node.inputs[0] if node.op_type == "Gather" else None
         known = None if table is None else scales.get(str(table.name).removeprefix("model."))
-        if known is None or table is None or table.const_value is None:
-            continue
-        integers = np.rint(table.const_value.numpy() / known.columns[:, None]).clip(-127, 127).astype(np.int8)
-        rows = ir.node("Gather", [constant(model, f"{table.name}.int8", integers), node.inputs[1]], {"axis": 0})
-        real = ir.node("Cast", rows.outputs, {"to": ir.DataType.FLOAT})
-        # embeddings have one scale for all their rows
-        unit = constant(model, f"{table.name}.unit", known.columns[:1])
-        replace(model, node, None, rows, real, ir.node("Mul", [real.outputs[0], unit]))
+        if known is not None and table is not None and table.const_value is not None:
+            found.append((node, known))
+    return found
+
+
+def _look_up(model: ir.Model, node: ir.Node, columns: NDArray[np.float32]) -> None:
+    """Make `node` a lookup of integers, each row of which has its scale."""
+    table, index = node.inputs[0], node.inputs[1]
+    assert table is not None
+    assert table.const_value is not None
+    integers_ = np.rint(table.const_value.numpy() / columns[:, None]).clip(-127, 127).astype(np.int8)
+    rows = ir.node("Gather", [constant(model, f"{table.name}.int8", integers_), index], {"axis": 0})
+    factors = ir.node("Gather", [constant(model, f"{table.name}.columns", columns), index], {"axis": 0})
+    real = ir.node("Cast", rows.outputs, {"to": ir.DataType.FLOAT})
+    column = ir.node("Unsqueeze", [factors.outputs[0], integers(model, [-1])])
+    scaled = ir.node("Mul", [real.outputs[0], column.outputs[0]])
+    replace(model, node, None, rows, factors, real, column, scaled)

@@ -1,4 +1,4 @@
-"""Weights in 8 bits for the CPU, two ways, each where it measured fastest (docs/performance.md).
+"""Weights in 8 bits for the CPU: what plans (export/plan.py) are made of, and export/integer.py.
 
 - dynamic: one scale a column of the weight and one for the whole activation, found at run time. For encoders, whose
   matrix products have a thousand rows and more.
@@ -7,15 +7,11 @@
   row the same bits in a batch of any size; from 128 on it does not, and one bit is enough to round an activation of
   the next layer the other way.
 
-Which is used where is `PLAN`. In encoders the second map of each feed-forward block is done blockwise: what comes out
-of a GELU has outliers, and one scale for all of it doubles the error of the whole encoder.
-
 Embeddings tied to a blockwise weight are looked up in that same weight, so it is stored once.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -26,12 +22,6 @@ from heedful.export.constants import MICROSOFT, constant
 _BLOCKS = (64, 32, 16)
 # the front end computes a spectrum of large range: it is small and stays in float32
 _KEPT = "log_mel"
-
-
-def quantize(graph: str, model: ir.Model) -> None:
-    """Quantize `model`, the encoder, decoder or aligner, in place, as `PLAN` says."""
-    for pattern, method in PLAN[graph]:
-        method(model, pattern)
 
 
 def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
@@ -45,8 +35,8 @@ def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
         add, bias = bias_of(node)
         inputs = [
             node.inputs[0],
-            constant(model, f"{_weight_name(node)}.int8", quantized),
-            constant(model, f"{_weight_name(node)}.scale", scale),
+            constant(model, f"{weight_name(node)}.int8", quantized),
+            constant(model, f"{weight_name(node)}.scale", scale),
             None,
             bias,
         ]
@@ -68,7 +58,7 @@ def quantize_blockwise(model: ir.Model, pattern: str = "", sizes: Sequence[int] 
         blocks = columns.reshape(n, k // size, size)
         scale = np.maximum(np.abs(blocks).max(axis=2), 1e-12).astype(np.float32) / 127
         quantized = (np.rint(blocks / scale[:, :, None]) + 128).astype(np.uint8)
-        name, source = _weight_name(node), node.inputs[1]
+        name, source = weight_name(node), node.inputs[1]
         packed = constant(model, f"{name}.uint8", quantized)
         scales = constant(model, f"{name}.scale", scale)
         add, bias = bias_of(node)
@@ -119,7 +109,8 @@ def _is_plain(gemm: ir.Node) -> bool:
     return plain == {"alpha": 1.0, "beta": plain["beta"], "transA": 0, "transB": 1} and len(gemm.inputs) == 2
 
 
-def _weight_name(node: ir.Node) -> str:
+def weight_name(node: ir.Node) -> str:
+    """The name of the matrix that `node` multiplies with."""
     weight = node.inputs[1]
     assert weight is not None
     return str(weight.name)
@@ -155,13 +146,3 @@ def replace(model: ir.Model, node: ir.Node, last: ir.Node | None, *new: ir.Node)
         if not value.uses() and value.name is not None and value.name in model.graph.initializers:
             del model.graph.initializers[value.name]
     model.opset_imports.setdefault(MICROSOFT, 1)
-
-
-# an encoder reads one input at a time: its rows need not be alike to the last bit, and larger blocks are faster
-_wide_blocks = partial(quantize_blockwise, sizes=(128, *_BLOCKS))
-
-PLAN: dict[str, list[tuple[str, Callable[[ir.Model, str], None]]]] = {
-    "encoder": [(r"feed_forward\.output", _wide_blocks), ("", quantize_dynamic)],
-    "decoder": [("", quantize_blockwise)],
-    "aligner": [("", quantize_blockwise)],
-}

@@ -1,7 +1,7 @@
 """Marian's own models, above all the small students with recurrent decoders that Firefox translates with.
 
 A folder holds the model (`model.enpt.intgemm.alphas.bin`), its vocabulary (`vocab.enpt.spm`, or one for each side),
-perhaps a shortlist (`lex.50.50.enpt.s2t.bin`) and the settings of a decoder (`*.yml`), as Firefox and Bergamot ship them.
+perhaps a shortlist (`lex.50.50.enpt.s2t.bin`) and a decoder's settings (`*.yml`), as Firefox and Bergamot ship them.
 """
 
 import re
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.family import Family
 from heedful.export.integer import set_scales
+from heedful.export.plan import TEXT
 from heedful.export.shortlist import Shortlist, read_shortlist
 from heedful.export.text import graphs, subject
 from heedful.export.tokenizers import build_tokenizers
@@ -38,6 +39,8 @@ _EXPECTED = {
     "tied-embeddings-all": {True},
 }
 _POSITIONS = 1024
+# longer than any sentence that students are trained on
+_LONGEST = 256
 _EPSILON = 1e-6
 
 _WEIGHT = re.compile(r"(encoder|decoder)_l(\d+)_(self|context|rnn|ffn)_([Wb])([a-z0-9]*)")
@@ -61,7 +64,7 @@ _RECURRENT = {"attention_norm": ["rnn.norm"], "attention.gate_input": ["rnn.f", 
 
 
 def plain_name(name: str) -> str:
-    """Marian's name of a tensor in the manner of a module's, layers counted from 0: `encoder.layers.0.self.q.weight`."""
+    """Marian's name of a tensor as one of a module's, layers counted from 0: `encoder.layers.0.self.q.weight`."""
     if match := _WEIGHT.fullmatch(name):
         side, layer, block, kind, part = match.groups()
         return f"{side}.layers.{int(layer) - 1}.{block}.{part or 'input'}.{_LEAVES[kind]}"
@@ -182,7 +185,7 @@ def describe(checkpoint: Checkpoint, model: Seq2Seq, tokenizers: dict[str, Token
         "frame": {"before": [], "after": [end], "start": [end], "forced": 0},
         "languages": {},
         "end": end,
-        "positions": _POSITIONS,
+        "positions": _LONGEST,
         "prefixes": {},
         "search": {
             "beams": settings.get("beam-size", 1),
@@ -212,6 +215,7 @@ FAMILY = Family(
     task="translate",
     section="text",
     ranked=True,
+    plan=TEXT,
     recognises=recognises,
     load=load,
     tokenizers=tokenizers,

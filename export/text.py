@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from heedful.export.checkpoint import Checkpoint, read_json
 from heedful.export.family import Family, Subject
 from heedful.export.graphs import Graph, Reading, build_graphs
+from heedful.export.plan import TEXT
 from heedful.export.tokenizers import build_tokenizers
 from heedful.export.weights import NameTable, load_weights
 from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -48,9 +48,12 @@ class Frame:
 
 @dataclass(frozen=True)
 class TextFamily:
-    """A family of text models: the `kinds` of config.json that mean it; what `configure` reads from config.json and
-    whether the embedding is tied to the output; the `names` of the weights; the `tokenizer`'s kind (export/tokenizers.py); the `frame` of its texts, from config.json and
-    generation_config.json; `languages`, the pattern of the tokens that name one, the code being its first group.
+    """A family of text models.
+
+    `kinds` are the model types of config.json that mean it. `configure` reads config.json, told whether the embedding
+    is tied to the output; `names` are those of the weights; `frame` is what stands around texts, by config.json and
+    generation_config.json; `tokenizer` is its kind (export/tokenizers.py); `languages` the pattern of the tokens that
+    name one, whose groups make the code.
     """
 
     name: str
@@ -69,6 +72,7 @@ class TextFamily:
             task=self.task,
             section="text",
             ranked=True,
+            plan=TEXT,
             recognises=self.recognises,
             load=self.load,
             tokenizers=self.tokenizers,
@@ -117,8 +121,8 @@ def first(tokens: Any) -> int:
 
 
 def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors without the `model.` that some checkpoints begin names with, the bias of logits as a vector, and the shared
-    embedding under one name.
+    """Tensors without the `model.` that some checkpoints begin names with, the bias of logits as a vector, and the
+    shared embedding under one name.
     """
     plain = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     if "final_logits_bias" in plain:

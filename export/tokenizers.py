@@ -145,7 +145,12 @@ def _student(folder: Path) -> Tokenizers:
 
 
 def _marian(folder: Path) -> Tokenizers:
-    """The two SentencePiece models say how text is cut, vocab.json says the ids; some have one for each side."""
+    """The two SentencePiece models say how text is cut, vocab.json says the ids; some have one for each side.
+
+    Without them a tokenizer.json does both.
+    """
+    if not (folder / "source.spm").exists() and (folder / "tokenizer.json").is_file():
+        return _same(_load(folder / "tokenizer.json", _BASIC))
     shared = folder / "vocab.json"
     own = folder / "target_vocab.json"
     sides = {"source.spm": shared, "target.spm": own if own.is_file() else shared}

@@ -13,6 +13,7 @@ from torch import Tensor
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.family import Family, Subject
 from heedful.export.graphs import Graph, Reading, build_graphs
+from heedful.export.plan import SPEECH
 from heedful.export.weights import NameTable, load_weights
 from heedful.models.whisper import Whisper, WhisperConfig
 from heedful.runtime.bundle import Bundle
@@ -300,6 +301,7 @@ FAMILY = Family(
     task="transcribe",
     section="speech",
     ranked=False,
+    plan=SPEECH,
     recognises=recognises,
     load=load,
     tokenizers=tokenizers,

@@ -87,6 +87,11 @@ class Rows:
         for name, part in memory.items():
             self.memory[name].write(self.place[row], part)
 
+    def forget(self, rows: Sequence[int]) -> None:
+        """What the memory holds of `rows` is no longer needed."""
+        for row in rows:
+            self.frames[row] = self.shape.frames
+
     def _resized(self, buffers: dict[str, Buffer], slots: int, used: Sequence[int], before: int) -> dict[str, Buffer]:
         kept = [0] * self.count
         for row, place in enumerate(self.place):

@@ -176,6 +176,7 @@ class Writer:
             part = tasks[begin : begin + lane.decoder.rows]
             with lane.rows(len(part)) as rows:
                 self._write(request, lane, rows, part)
+                lane.decoder.buffers.forget(rows)
 
     def _write(self, request: Request, lane: Batcher, rows: Sequence[int], tasks: Sequence[_Task]) -> None:
         sources = [request.framing.source(task.tokens) for task in tasks]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from heedful.export.quantize import PLAN, quantize, quantize_blockwise, quantize_dynamic
+from heedful.export.plan import SPEECH, quantize
+from heedful.export.quantize import quantize_blockwise, quantize_dynamic
 
 Floats = NDArray[np.float32]
 Form = Callable[[Floats, Floats], ir.Model]
@@ -294,8 +295,8 @@ def test_each_graph_by_its_plan() -> None:
     blocks = ["MatMul", "MatMulNBits", "MatMulNBits"]
     expected = {"encoder": ["MatMul", "DynamicQuantizeMatMul", "MatMulNBits"], "decoder": blocks, "aligner": blocks}
     found = {}
-    for name in PLAN:
+    for name in SPEECH:
         model = graph(nodes, {name: normal(1, 64, 48) for name in names})
-        quantize(name, model)
+        quantize(SPEECH[name], model, {})
         found[name] = operators(model)
     assert found == expected

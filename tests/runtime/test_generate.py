@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heedful.export.quantize import quantize
+from heedful.export.plan import SPEECH, quantize
 from heedful.export.storage import store
 from heedful.runtime.bundle import Bundle, open_bundle
 from heedful.runtime.engine.decoder import Decoder
@@ -32,7 +32,7 @@ def in_8_bits(bundle: Bundle, folder: Path) -> Bundle:
     """`bundle` in `folder`, its graphs quantized."""
     graphs = {name: ir.load(bundle.file(f"{name}.onnx")) for name in ("encoder", "decoder", "aligner")}
     for name, graph in graphs.items():
-        quantize(name, graph)
+        quantize(SPEECH[name], graph, {})
     store(graphs, folder)
     shutil.copy(bundle.file("tokenizer.json"), folder)
     return Bundle(folder, bundle.manifest)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from heedful.runtime.engine.decoder import Best, Feed, Scores
 from heedful.runtime.engine.generate import Job, generate
-from heedful.runtime.engine.rules import BadWords, Logits, NoRepeatNgram, NotBefore, RepetitionPenalty, Suppress
+from heedful.runtime.engine.rules import BadWords, Logits, NoRepeatNgram, NotBefore, RepetitionPenalty, Rule, Suppress
 from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search
 
 END = 0
@@ -31,14 +31,16 @@ def model(vocabulary: int, seed: int = 0, spread: float = 1.5) -> Model:
 
 
 class Reader:
-    """Steps a model by what each new token may see: the text of a hypothesis is what its mask shows."""
+    """Steps a model by what each new token may see: the text of a hypothesis is what its mask shows. Gives all logits,
+    however few are enough.
+    """
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self.written: dict[int, list[int]] = {}
         self.fed: list[list[int]] = []
 
-    def step(self, feeds: Mapping[int, Feed]) -> dict[int, Logits]:
+    def step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
         self.fed.append(sorted(feeds))
         return {row: self._read(self.written.setdefault(row, []), feed) for row, feed in feeds.items()}
 
@@ -256,14 +258,15 @@ class Ranker(Reader):
         super().__init__(model)
         self.asked: list[int] = []
 
-    def step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:  # type: ignore[override]
-        dense = super().step(feeds)
+    def step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
         self.asked += [feed.best for feed in feeds.values()]
-        return {row: best_of(dense[row], feed.best) if feed.best else dense[row] for row, feed in feeds.items()}
+        return {row: best_of(scores, feeds[row].best) for row, scores in super().step(feeds).items()}
 
 
-def best_of(logits: Logits, count: int) -> Best:
-    """The `count` best of each row, or all if there are fewer."""
+def best_of(logits: Scores, count: int) -> Scores:
+    """The `count` best of each row, or all if there are fewer; all logits if `count` is 0."""
+    if isinstance(logits, Best) or not count:
+        return logits
     tokens = np.argsort(-logits, axis=1, kind="stable")[:, :count]
     total = np.log(np.exp(logits.astype(np.float64)).sum(axis=1)).astype(np.float32)
     return Best(np.take_along_axis(logits, tokens, 1), tokens, total)
@@ -321,12 +324,12 @@ def check_best(search: Callable[[], Search], makes: Model, limits: Limits) -> No
     assert all(ranker.asked)
 
 
-def test_rules_that_look_at_logits_are_given_all() -> None:
-    for rules in ([RepetitionPenalty(2)], [Suppress([3]), RepetitionPenalty(2)]):
-        for search in (Sample(Limits(END, 4, rules)), Beam(Limits(END, 4, rules), width=2)):
-            ranker = Ranker(model(9))
-            generate(ranker, [Job(0, PROMPT, search)])
-            assert set(ranker.asked) == {0}
+@pytest.mark.parametrize("rules", [[RepetitionPenalty(2)], [Suppress([3]), RepetitionPenalty(2)]])
+def test_rules_that_look_at_logits_are_given_all(rules: list[Rule]) -> None:
+    for search in (Sample(Limits(END, 4, rules)), Beam(Limits(END, 4, rules), width=2)):
+        ranker = Ranker(model(9))
+        generate(ranker, [Job(0, PROMPT, search)])
+        assert set(ranker.asked) == {0}
     assert Sample(Limits(END, 4), temperature=0.5).best == 0
 
 
@@ -373,6 +376,6 @@ def test_what_is_counted_before_favours_the_short(before: int, best: Text) -> No
 
     def makes(text: Text) -> Logits:
         shares = np.array(chances.get(text[len(PROMPT) :], [1, 0, 0]))
-        return np.log(np.maximum(shares, 1e-9)).astype(np.float32)
+        return np.asarray(np.log(np.maximum(shares, 1e-9)), np.float32)
 
     assert run(Beam(Limits(END, 3, before=before), width=2), makes)[0].tokens == best

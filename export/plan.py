@@ -1,0 +1,36 @@
+"""Which weights are quantized how: for each graph of a bundle, patterns of their names and methods, in order.
+
+Each method stands where it measured fastest (docs/performance.md).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import onnx_ir as ir
+
+from heedful.export.integer import Scales, quantize_known, quantize_rows, quantize_tables
+from heedful.export.quantize import quantize_blockwise, quantize_dynamic
+
+Method = Callable[[ir.Model, str], None]
+Plan = Mapping[str, Sequence[tuple[str, Method]]]
+
+# A speech encoder reads one input at a time: its rows need not be alike to the last bit, and larger blocks are faster.
+# What comes out of a GELU has outliers, and one scale for all of it doubles the error of the whole encoder.
+_wide_blocks = partial(quantize_blockwise, sizes=(128, 64, 32, 16))
+
+SPEECH: Plan = {
+    "encoder": [(r"feed_forward\.output", _wide_blocks), ("", quantize_dynamic)],
+    "decoder": [("", quantize_blockwise)],
+    "aligner": [("", quantize_blockwise)],
+}
+# many short inputs side by side
+TEXT: Plan = {
+    graph: [("", quantize_rows), (r"tokens\.weight$", quantize_tables)] for graph in ("encoder", "decoder", "aligner")
+}
+
+
+def quantize(steps: Sequence[tuple[str, Method]], model: ir.Model, known: Mapping[str, Scales]) -> None:
+    """Quantize `model`, a graph, in place: the weights whose scales are `known` with them, the others by `steps`."""
+    quantize_known(model, known)
+    for pattern, method in steps:
+        method(model, pattern)

@@ -1,0 +1,144 @@
+"""The stacks of text models where hypotheses share a cache, and what only some of their positions do."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.testing import assert_close
+
+from heedful.export.eager import EagerDecoder
+from heedful.models.attention import visible
+from heedful.models.positions import RelativeBias
+from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from heedful.models.text import Positions, StackConfig
+from heedful.models.transformer import LayerConfig
+from heedful.runtime.engine.decoder import Feed
+from heedful.runtime.engine.slots import Slots
+
+VOCABULARY, START = 30, 4
+# buckets and a largest distance so small that texts reach into all of them
+ENCODER = StackConfig(VOCABULARY, 1, LayerConfig(16, 2, 24), "relative", 64, buckets=8, max_distance=9)
+DECODER = replace(ENCODER, layers=2, final_norm=True)
+KINDS: dict[str, tuple[Positions, int]] = {
+    "relative": ("relative", 0),
+    "learned": ("learned", 2),
+    "sinusoidal": ("sinusoidal", 2),
+}
+
+
+def seeded(decoder: StackConfig) -> Seq2Seq:
+    torch.manual_seed(0)
+    model = Seq2Seq(Seq2SeqConfig(ENCODER, decoder)).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.4)
+    return model
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request: pytest.FixtureRequest) -> Seq2Seq:
+    positions, offset = KINDS[request.param]
+    return seeded(replace(DECODER, positions=positions, position_offset=offset))
+
+
+SOURCE = torch.randint(VOCABULARY, (1, 7), generator=torch.Generator().manual_seed(1))
+LENGTHS = torch.tensor([7])
+
+
+def alone(model: Seq2Seq, text: list[int]) -> Tensor:
+    logits: Tensor = model(SOURCE, LENGTHS, torch.tensor([text]))[0]
+    return logits
+
+
+@settings(max_examples=15)
+@given(data=st.data())
+def test_slots_of_other_hypotheses_between_its_own_change_nothing(model: Seq2Seq, data: st.DataObject) -> None:
+    """Hypotheses fork, go on and are dropped; each one's logits are those of its text alone, whatever slots it has."""
+    decoder, slots = EagerDecoder(model.decoder, model.encode(SOURCE, LENGTHS)), Slots()
+    prompt = data.draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=4), label="prompt")
+    count = len(prompt)
+    feed = Feed(np.array(prompt), np.arange(count), 0, slots.prefill(count), np.arange(count))
+    assert_close(torch.as_tensor(decoder.step({0: feed})[0]), alone(model, prompt), rtol=1e-4, atol=1e-4)
+    texts = [prompt]
+    for _ in range(data.draw(st.integers(1, 10), label="steps")):
+        parents = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=4), label="parents")
+        tokens = data.draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=len(parents), max_size=len(parents)))
+        texts = [[*texts[parent], token] for parent, token in zip(parents, tokens, strict=True)]
+        at, positions = slots.used, np.full(len(texts), len(texts[0]) - 1)
+        feed = Feed(np.array(tokens), positions, at, slots.step(parents), np.arange(len(texts)))
+        expected = torch.stack([alone(model, text)[-1] for text in texts])
+        assert_close(torch.as_tensor(decoder.step({0: feed})[0]), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_order_matters(model: Seq2Seq) -> None:
+    """Else the comparison above would show little."""
+    first, second = alone(model, [START, 5, 6, 7])[-1], alone(model, [START, 6, 5, 7])[-1]
+    assert (first - second).abs().max() > 0.01
+
+
+def test_the_encoder_sees_no_padding() -> None:
+    """Nor does padding count where positions are relative."""
+    model = seeded(DECODER)
+    lengths = torch.tensor([7, 3])
+    tokens = torch.cat([SOURCE, SOURCE.flip(1)])
+    padded = model.encoder(torch.nn.functional.pad(tokens, (0, 5)), lengths)
+    for row, length in enumerate(lengths.tolist()):
+        expected = model.encoder(tokens[row : row + 1, :length], torch.tensor([length]))[0]
+        assert_close(padded[row, :length], expected, rtol=1e-4, atol=1e-5)
+
+
+class TestZeroStart:
+    """A decoder whose first token is not looked at."""
+
+    @pytest.fixture(scope="class")
+    def model(self) -> Seq2Seq:
+        return seeded(replace(DECODER, positions="sinusoidal", zero_start=True))
+
+    def test_no_token_at_the_start_makes_a_difference(self, model: Seq2Seq) -> None:
+        expected = alone(model, [START, 5, 6])
+        for token in range(VOCABULARY):
+            assert torch.equal(alone(model, [token, 5, 6]), expected)
+
+    def test_it_is_as_if_its_embedding_were_zero(self, model: Seq2Seq) -> None:
+        plain = seeded(replace(DECODER, positions="sinusoidal"))
+        with_zero = alone(model, [START, 5, 6])
+        assert not torch.equal(alone(plain, [START, 5, 6]), with_zero)
+        plain.encoder.tokens = torch.nn.Embedding.from_pretrained(plain.decoder.tokens.weight.clone())
+        plain.decoder.tokens = torch.nn.Embedding.from_pretrained(plain.decoder.tokens.weight.clone())
+        output = plain.decoder.tokens.weight.clone()
+        plain.decoder.tokens.weight[START] = 0
+        memory, mask = plain.encode(SOURCE, LENGTHS), visible(3, 3, causal=True)
+        hidden, _, _ = plain.decoder(torch.tensor([[START, 5, 6]]), torch.arange(3)[None], mask, memory)
+        assert_close(hidden[0] @ output.T, with_zero, rtol=1e-5, atol=1e-5)
+
+    def test_later_tokens_make_one_even_the_same(self, model: Seq2Seq) -> None:
+        texts = [alone(model, [START, token, 6]) for token in (START, 5)]
+        assert torch.equal(texts[0][0], texts[1][0])
+        assert (texts[0][1:] - texts[1][1:]).abs().amax(1).min() > 0.01
+
+    def test_position_says_which_is_the_first_not_the_slot(self, model: Seq2Seq) -> None:
+        decoder, slots = EagerDecoder(model.decoder, model.encode(SOURCE, LENGTHS)), Slots()
+        zero = np.zeros(1, np.int64)
+        decoder.step({0: Feed(np.array([START]), zero, 0, slots.prefill(1), zero)})
+        feed = Feed(np.array([5, 7]), np.ones(2, np.int64), 1, slots.step([0, 0]), np.arange(2))
+        expected = torch.stack([alone(model, [9, token])[-1] for token in (5, 7)])
+        assert_close(torch.as_tensor(decoder.step({0: feed})[0]), expected, rtol=1e-4, atol=1e-5)
+
+    def test_every_token_of_a_source_is_read(self, model: Seq2Seq) -> None:
+        first, second = (model.encoder(torch.tensor([[token, 5, 6]]), torch.tensor([3])) for token in (4, 9))
+        assert (first - second).abs().amax(-1).min() > 0.001
+
+
+@given(data=st.data(), bidirectional=st.booleans())
+def test_relative_bias_with_keys_of_its_own_for_each_query(data: st.DataObject, bidirectional: bool) -> None:
+    torch.manual_seed(data.draw(st.integers(0, 2**32 - 1)))
+    inputs, queries, keys = (data.draw(st.integers(1, 4)) for _ in range(3))
+    bias = RelativeBias(2, 8, 20, bidirectional).requires_grad_(False)
+    query, key = torch.randint(0, 60, (inputs, queries)), torch.randint(0, 60, (inputs, queries, keys))
+    found = bias(query, key)
+    assert found.shape == (inputs, 2, queries, keys)
+    for i in range(queries):
+        assert torch.equal(found[:, :, i : i + 1], bias(query[:, i : i + 1], key[:, i]))
