@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from heedful.export.text import SOURCE, TARGET, Frame, TextFamily, first
+from heedful.export.text import SOURCE, TARGET, Frame, Part, TextFamily, first
 from heedful.export.weights import NameTable
 from heedful.models.seq2seq import Seq2SeqConfig
 from heedful.models.text import StackConfig
@@ -120,8 +120,8 @@ def _plain(config: Json, generation: Json) -> Frame:
 
 def _bart(config: Json, generation: Json) -> Frame:
     forced = generation.get("forced_bos_token_id")
-    begin = [] if forced is None else [first(forced)]
-    start = [first(generation["decoder_start_token_id"]), *begin]
+    begin: list[Part] = [] if forced is None else [first(forced)]
+    start: list[Part] = [first(generation["decoder_start_token_id"]), *begin]
     return Frame([first(config["bos_token_id"])], [first(config["eos_token_id"])], start, len(begin))
 
 

@@ -138,7 +138,7 @@ def _place(model: ir.Model, name: str) -> dict[str, Any]:
     """Where the weights' file has the constant `name`."""
     tensor = model.graph.initializers[name].const_value
     assert isinstance(tensor, ir.ExternalTensor)
-    shape = [int(size) for size in tensor.shape]
+    shape = list(tensor.numpy().shape)
     return {"offset": tensor.offset, "dtype": str(tensor.dtype.numpy()), "shape": shape}
 
 

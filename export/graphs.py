@@ -6,7 +6,7 @@ may see, so a beam is a set of visible slots, and reordering beams moves no cach
 shared by all beams of an input in the same way.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -24,9 +24,10 @@ C = TypeVar("C", bound=Cache)
 class Model(Protocol):
     """What is exported: an encoder of some input, and a decoder of tokens."""
 
-    decoder: TokenDecoder
-
-    def encode(self, *inputs: Tensor) -> list[KeyValue]: ...
+    @property
+    def decoder(self) -> TokenDecoder: ...
+    @property
+    def encode(self) -> Callable[..., list[KeyValue]]: ...
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def build_graphs(model: Model, inputs: dict[str, Any], axes: dict[str, Any], rea
     memory, memory_axes = named("memory", remembered), {0: "b", 2: "frames"} if varies else {0: "b"}
     past = model.decoder.empty(batch, slots)
     tokens = torch.zeros(batch, new, dtype=torch.int64)
-    decoder_inputs = {
+    decoder_inputs: dict[str, Any] = {
         "tokens": tokens,
         "positions": torch.arange(new).expand(batch, new).contiguous(),
         "at": torch.zeros(batch, dtype=torch.int64),

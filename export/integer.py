@@ -44,7 +44,7 @@ def find_scales(model: nn.Module) -> dict[str, Scales]:
     return found
 
 
-def quantize_known(model: ir.Model, scales: dict[str, Scales]) -> None:
+def quantize_known(model: ir.Model, scales: Mapping[str, Scales]) -> None:
     """Put integer products in place of those whose matrix is in `scales`, and of lookups in the same matrices."""
     for node, weight in products(model, ""):
         name = weight_name(node)

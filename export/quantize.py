@@ -133,7 +133,7 @@ def _columns(node: ir.Node) -> tuple[int, ...]:
     weight = node.inputs[1]
     assert weight is not None
     assert weight.const_value is not None
-    return (int(weight.const_value.shape[0 if node.op_type == "Gemm" else 1]),)
+    return (int(weight.const_value.numpy().shape[0 if node.op_type == "Gemm" else 1]),)
 
 
 def replace(model: ir.Model, node: ir.Node, last: ir.Node | None, *new: ir.Node) -> None:

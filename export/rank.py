@@ -4,6 +4,8 @@ A vocabulary of 60,000 logits for each of 32 rows is 8 MB a step that need not l
 in blocks: they lie in the blocks whose own largest are largest, so only those few are sorted.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
 
@@ -35,7 +37,7 @@ def rank_logits(model: ir.Model) -> None:
     total = ir.node("Squeeze", [raised.outputs[0], last])
     model.graph.extend([*nodes, highest, shifted, exponential, summed, logarithm, raised, total])
     rows = logits.shape[0] if logits.shape is not None else None
-    outputs = [
+    outputs: list[tuple[str, ir.Value, ir.DataType, list[Any]]] = [
         ("best_logits", largest, ir.DataType.FLOAT, [rows, "best"]),
         ("best_tokens", tokens, ir.DataType.INT64, [rows, "best"]),
         ("total", total.outputs[0], ir.DataType.FLOAT, [rows]),

@@ -69,14 +69,15 @@ def shorten(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
     if product is None:
         raise ExportError("the decoder's logits come from no product that a shortlist could shorten")
     nodes = [product, *(use.node for use in product.outputs[0].uses() if use.node.op_type == "Add")]
-    sources = {}
+    sources: dict[str, str] = {}
     for node in nodes:
         for position, value in enumerate(node.inputs):
             if value is None or value.const_value is None or value.const_value.shape[0:1] != (vocabulary,):
                 continue
             name = f"output.{len(sources)}"
             sources[name] = str(value.name)
-            given = ir.Value(name=name, shape=ir.Shape(["v", *value.const_value.shape[1:]]), type=value.type)
+            rest = map(int, value.const_value.numpy().shape[1:])
+            given = ir.Value(name=name, shape=ir.Shape(["v", *rest]), type=value.type)
             short.graph.inputs.append(given)
             node.replace_input_with(position, given)
     _mask(short, logits)

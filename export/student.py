@@ -28,7 +28,7 @@ from heedful.runtime.errors import CheckpointError
 
 _ACTIVATIONS: dict[str, ActivationName] = {"relu": "relu", "swish": "silu", "gelu": "gelu"}
 # what must be so for the model to be the one in models/seq2seq.py
-_EXPECTED = {
+_EXPECTED: dict[str, set[Any]] = {
     "type": {"transformer"},
     "transformer-ffn-depth": {2},
     "transformer-decoder-autoreg": {"rnn", "self-attention"},

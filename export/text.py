@@ -156,8 +156,8 @@ def pair(checkpoint: Checkpoint) -> list[str] | None:
     settings = read_json(checkpoint.path / "tokenizer_config.json")
     source, target = settings.get("source_lang"), settings.get("target_lang")
     # families with many languages name a default there, opus-mt groups such as ROMANCE
-    known = all(isinstance(code, str) and re.fullmatch("[a-z]{2,3}", code) for code in (source, target))
-    return [source, target] if known and checkpoint.config.get("model_type") == "marian" else None
+    codes = [code for code in (source, target) if isinstance(code, str) and re.fullmatch("[a-z]{2,3}", code)]
+    return codes if len(codes) == 2 and checkpoint.config.get("model_type") == "marian" else None
 
 
 def prefixes(config: Mapping[str, Any]) -> dict[str, str]:

@@ -1,6 +1,7 @@
-"""What a decoder keeps of the tokens it has read.
+"""What a decoder keeps of the tokens it has read: tensors in, tensors out.
 
-Tensors in, tensors out, so that the eager model is the exportable model. A cache has slots, one for each token; all hypotheses about an input share them.
+So the eager model is the exportable model. A cache has slots, one for each token; all hypotheses about an input share
+them.
 """
 
 from typing import NamedTuple, TypeVar

@@ -112,13 +112,18 @@ class DecoderLayer(Block):
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__(config)
-        sizes = {"head_dim": config.head_dim, "bias": config.bias, "scale": config.scale}
         self.attention_norm = config.build_norm()
         self.attention: SelfAttention | SSRU = (
-            SSRU(config.width) if config.recurrent else SelfAttention(config.width, config.heads, **sizes)
+            SSRU(config.width)
+            if config.recurrent
+            else SelfAttention(
+                config.width, config.heads, head_dim=config.head_dim, bias=config.bias, scale=config.scale
+            )
         )
         self.cross_attention_norm = config.build_norm()
-        self.cross_attention = CrossAttention(config.width, config.heads, **sizes)
+        self.cross_attention = CrossAttention(
+            config.width, config.heads, head_dim=config.head_dim, bias=config.bias, scale=config.scale
+        )
 
     def forward(
         self,

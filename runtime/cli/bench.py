@@ -48,7 +48,10 @@ def bench(
     numbers = at_once or [1, 4, 8]
     if repeat < 1 or min(numbers) < 1:
         raise InputError("--repeat and --at-once must be 1 or more")
-    transcriber = load(bundle, device, threads=threads, rows=max(TASKS["transcribe"].rows, *numbers), queue=max(QUEUE, *numbers))
+    rows, queue = max(TASKS["transcribe"].rows, *numbers), max(QUEUE, *numbers)
+    transcriber = load(bundle, device, threads=threads, rows=rows, queue=queue)
+    if not isinstance(transcriber, Transcriber):
+        raise InputError(f"{bundle} does not transcribe: heedful bench measures speech")
     sources = [recording(name) for name in inputs]
     options: dict[str, Any] = {"beams": beams, "language": language, "temperatures": (0.0,)}
     request(transcriber, sources[0], options)  # the first is slower: memory is claimed, weights are read

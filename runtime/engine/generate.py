@@ -15,7 +15,7 @@ from heedful.runtime.engine.slots import Slots
 class Stepper(Protocol):
     """What decoding needs of a decoder."""
 
-    def step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
+    def step(self, feeds: Mapping[int, Feed]) -> Mapping[int, Scores]:
         """Logits (len(select), vocabulary) of each row fed, or the best of them where that is enough."""
 
     def release(self, row: int) -> None:
@@ -84,7 +84,7 @@ class Running:
             self.jobs[job.row] = job
             prompts.setdefault(len(job.prompt), {})[job.row] = job.start()
         for feeds in prompts.values():
-            self.scores |= self.decoder.step(feeds)
+            self.scores.update(self.decoder.step(feeds))
 
     def step(self) -> None:
         """One token more for every job; those that are over, or whose search fails, leave."""
@@ -99,7 +99,7 @@ class Running:
                 self.remove([job])
             else:
                 feeds[row] = feed
-        self.scores = self.decoder.step(feeds) if feeds else {}
+        self.scores = dict(self.decoder.step(feeds)) if feeds else {}
 
     def remove(self, jobs: Iterable[Job]) -> None:
         """Drop `jobs`, over or not, as far as they are still there."""

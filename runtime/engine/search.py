@@ -4,6 +4,7 @@ A search knows nothing of models, caches or batches: it sees the logits of its l
 hypotheses to go on with, each as the index of its parent and its new token.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -264,7 +265,7 @@ class Beam:
         return len(self.live[0].tokens) + 1
 
     def _ranked(self, score: float, length: int) -> float:
-        return score / float(length + self.limits.before) ** self.length_penalty
+        return score / math.pow(length + self.limits.before, self.length_penalty)
 
     def advance(self, scores: Scores) -> Step | None:
         live: list[_Live] = []

@@ -52,7 +52,7 @@ def link(
         for other, column in enumerate(source_index):
             if column >= 0:
                 summed[word, column] += weights[token, other]
-    means = summed / np.maximum(counts, 1)[:, None]
+    means = (summed / np.maximum(counts, 1)[:, None]).astype(np.float32)
     links = tuple(
         tuple(np.flatnonzero(row >= _SHARE * row.max()).tolist()) if row.size and row.max() > 0 else () for row in means
     )

@@ -13,7 +13,7 @@ from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.model import Model
 from heedful.runtime.errors import InputError
-from heedful.runtime.text.shortlist import Shortlist, ShortDecoder
+from heedful.runtime.text.shortlist import ShortDecoder, Shortlist
 
 # sources are padded to a multiple of this whatever is beside them: the order in which attention adds up its scores
 # depends on their number

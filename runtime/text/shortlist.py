@@ -1,6 +1,6 @@
 """Which tokens a translation may use, given its source: so few that their logits cost little."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ class ShortDecoder(Decoder):
         super().release(row)
         self.allowed.pop(row, None)
 
-    def _extra(self, feeds: dict[int, Feed]) -> dict[str, NDArray[Any]]:
+    def _extra(self, feeds: Mapping[int, Feed]) -> dict[str, NDArray[Any]]:
         rows = np.repeat(list(feeds), [len(feed.select) for feed in feeds.values()])
         return {"allowed": self.mask[rows], **self.given}
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain, count
+from typing import Any
 
 import numpy as np
 
@@ -65,7 +66,7 @@ class Request:
                 tasks.append(_Task(piece, tokens))
                 continue
             for part in split_to_fit(piece.text, lambda part: len(self._encode(part)) <= self.room):
-                tasks.append(_Task(part, self._encode(part)))
+                tasks.append(_Task(part, self._encode(part.text)))
             tasks[-1].piece = replace(tasks[-1].piece, tail=tasks[-1].piece.tail + piece.tail)
         return tasks
 
@@ -141,7 +142,7 @@ class Writer:
                 self._lanes[short] = [Batcher(make(self._rows), self._queue) for _ in range(self._count)]
             return self._lanes[short]
 
-    def __call__(self, text: str | Sequence[str], **options: object) -> Written | list[Written]:
+    def __call__(self, text: str | Sequence[str], **options: Any) -> Written | list[Written]:
         """What is written about `text`, or about each of several texts.
 
         `options` are those of `TextOptions`. Raises InputError for a text or options that cannot be used.
@@ -150,11 +151,11 @@ class Writer:
             return next(self.stream([text], **options))
         return list(self.stream(text, **options))
 
-    def submit(self, text: str | Sequence[str], **options: object) -> "Future[Written | list[Written]]":
+    def submit(self, text: str | Sequence[str], **options: Any) -> "Future[Written | list[Written]]":
         """The same, begun in the background: for asyncio, `await asyncio.wrap_future(translate.submit(...))`."""
         return self._callers.submit(self, text, **options)
 
-    def stream(self, texts: Iterable[str], *, ahead: int = _AHEAD, **options: object) -> Iterator[Written]:
+    def stream(self, texts: Iterable[str], *, ahead: int = _AHEAD, **options: Any) -> Iterator[Written]:
         """What is written about each of `texts`, in order; `ahead` characters of them are read at a time."""
         request = Request(self.model, TextOptions.of(**options), split=self.splits)
         return self._stream(request, iter(texts), ahead)

@@ -130,8 +130,9 @@ def test_the_figure_is_the_difference_that_was_made(
     """All logits too large by a hundredth: that is a hundredth of their root mean square, and of the largest."""
     steps = Decoder.step
 
-    def louder(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
-        return {row: logits * np.float32(1.01) for row, logits in steps(decoder, feeds).items()}
+    def louder(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, Any]:
+        found: dict[int, Any] = steps(decoder, feeds)
+        return {row: logits * np.float32(1.01) for row, logits in found.items()}
 
     monkeypatch.setattr(Decoder, "step", louder)
     found = certify(whisper.subject(model, bundle), "fp16")
@@ -167,8 +168,8 @@ def test_rows_that_disturb_one_another_fail(
     """A decoder that gives the first of four rows the logits of the last: each row alone is right."""
     steps = Decoder.step
 
-    def mixing(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
-        found = steps(decoder, feeds)
+    def mixing(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, Any]:
+        found: dict[int, Any] = steps(decoder, feeds)
         return found | {0: np.roll(found[3], 1, axis=1)} if len(found) == 4 else found
 
     monkeypatch.setattr(Decoder, "step", mixing)

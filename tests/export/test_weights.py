@@ -299,7 +299,7 @@ def test_both_formats_are_described_alike(folders: dict[str, Path]) -> None:
         words = Tokenizer.from_file(str(checkpoint.tokenizer))
         # a vocabulary of 120 says nothing: what generation_config.json states goes first
         stated = replace(checkpoint, generation={"is_multilingual": True} | checkpoint.generation)
-        described[name] = describe(stated, load(checkpoint), words)
+        described[name] = describe(stated, load(checkpoint), {"tokenizer.json": words})
     assert described["huggingface"] == described["ctranslate2"]
     assert described["huggingface"] == {
         "audio": {"sample_rate": 16_000, "samples": 50 * 320, "frame": 0.02},
@@ -375,7 +375,7 @@ def test_whisper_tiny_en(tiny_en_checkpoint: Path) -> None:
     model = load(checkpoint)
     # the published count is 37,184,256, the encoder's positions and the zero biases of 12 attentions' keys left out
     assert sum(map(torch.numel, model.parameters())) == 37_184_256 + 1500 * 384 + 12 * 384
-    description = describe(checkpoint, model, Tokenizer.from_file(str(checkpoint.tokenizer)))
+    description = describe(checkpoint, model, {"tokenizer.json": Tokenizer.from_file(str(checkpoint.tokenizer))})
     assert description["tokens"] == VOCABULARIES[51864] | {"languages": {}}
     assert description["alignment_heads"][0] == (1, 0)
     assert len(description["alignment_heads"]) == 8

@@ -72,7 +72,8 @@ class Reference:
         """With positions: sines, then cosines, of wavelengths from 2 pi to 10000 * 2 pi, both included."""
         half = x.shape[1] // 2
         angles = np.outer(np.arange(len(x)), 10_000.0 ** (-np.arange(half) / (half - 1)))
-        return x + np.concatenate([np.sin(angles), np.cos(angles)], -1)
+        result: Array = x + np.concatenate([np.sin(angles), np.cos(angles)], -1)
+        return result
 
     def embedded(self, ids: Sequence[int]) -> Array:
         table = self.tensors["Wemb"]
@@ -119,23 +120,12 @@ class Reference:
 
 WIDTH, HEADS, INNER, LAYERS, PIECES = 24, 3, 40, 2, 45
 CONFIGURATION = {
-    "type": "transformer",
-    "transformer-ffn-depth": 2,
-    "transformer-decoder-autoreg": "rnn",
-    "dec-cell": "ssru",
-    "transformer-preprocess": "",
-    "transformer-postprocess": "dan",
-    "transformer-tied-layers": [],
-    "transformer-train-position-embeddings": False,
-    "transformer-ffn-activation": "relu",
-    "transformer-heads": HEADS,
-    "transformer-dim-ffn": INNER,
-    "tied-embeddings-all": True,
-    "dim-emb": WIDTH,
-    "dim-vocabs": [PIECES, PIECES],
-    "enc-depth": LAYERS,
-    "dec-depth": LAYERS,
-}
+    "type": "transformer", "dim-emb": WIDTH, "dim-vocabs": [PIECES, PIECES], "tied-embeddings-all": True,
+    "enc-depth": LAYERS, "dec-depth": LAYERS, "transformer-decoder-autoreg": "rnn", "dec-cell": "ssru",
+    "transformer-heads": HEADS, "transformer-dim-ffn": INNER, "transformer-ffn-depth": 2,
+    "transformer-ffn-activation": "relu", "transformer-preprocess": "", "transformer-postprocess": "dan",
+    "transformer-tied-layers": [], "transformer-train-position-embeddings": False,
+}  # fmt: skip
 LINES = ["the rain fell on the old town all day", "a cat sat on a mat", "we read books in the evening by the fire"]
 
 
@@ -343,6 +333,10 @@ def cells(draw: st.DrawFn, most: int = 12) -> Cell:
     return Cell(module, torch.randn(draw(st.integers(1, most)), width))
 
 
+def check_states(found: Tensor, expected: Array, tolerance: float = 1e-4) -> None:
+    np.testing.assert_allclose(found.double().numpy(), expected, rtol=0, atol=tolerance * max(1.0, expected.max()))
+
+
 NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)
 
 
@@ -351,7 +345,7 @@ def test_a_text_is_read_at_once(cell: Cell) -> None:
     attended, cache = cell.module(cell.x[None].repeat(2, 1, 1), NO_MASK)
     assert attended.weights is None
     for row in attended.output:
-        assert_close(row.double().numpy(), cell.expected(cell.x), rtol=1e-4, atol=1e-5)
+        check_states(row, cell.expected(cell.x))
     assert_close(cache.state.relu()[:, 0], attended.output)
 
 
@@ -362,8 +356,7 @@ def test_a_long_text_is_read_at_once(kind: torch.dtype, tolerance: float) -> Non
     module = SSRU(16).requires_grad_(False).to(kind)
     cell = Cell(module, torch.randn(400, 16).to(kind))
     expected = cell.expected(cell.x)
-    found = module(cell.x[None], NO_MASK)[0].output[0].double().numpy()
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * expected.max())
+    check_states(module(cell.x[None], NO_MASK)[0].output[0], expected, tolerance)
 
 
 @given(cell=cells(), data=st.data())
@@ -387,7 +380,7 @@ def test_every_branch_of_a_tree_is_the_text_it_stands_for(cell: Cell, data: st.D
         attended, cache = cell.module(x, mask, cache=cache, at=torch.tensor([first, first + behind]))
         for row in attended.output:
             for found, path in zip(row, paths[first:], strict=True):
-                assert_close(found.double().numpy(), cell.expected(cell.x[path])[-1], rtol=1e-4, atol=1e-5)
+                check_states(found, cell.expected(cell.x[path])[-1])
         first += new
 
 

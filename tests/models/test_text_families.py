@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.testing import assert_close
 
 from heedful.export.bundle import export
@@ -44,48 +46,31 @@ TEXTS = [
 ]
 LENGTH = 16
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
-FAIRSEQ = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
-GOOGLE = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+FAIRSEQ: dict[str, Any] = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
+GOOGLE: dict[str, Any] = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
 
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 
 
-def pieces(path: Path, **options: Any) -> list[str]:
-    """The pieces of a small SentencePiece model written to `path`."""
+def pieces(folder: Path, name: str, **options: Any) -> list[str]:
+    """The pieces of a small SentencePiece model, which is written."""
     written = io.BytesIO()
-    chosen: dict[str, Any] = {"vocab_size": 48, "hard_vocab_limit": options.get("model_type") == "bpe"}
-    SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS * 4), model_writer=written, minloglevel=2, **(chosen | options)
-    )
-    path.write_bytes(written.getvalue())
-    package = SentencePieceProcessor(model_file=str(path))
+    sizes: dict[str, Any] = {"vocab_size": 48, "hard_vocab_limit": "model_type" in options, "minloglevel": 2}
+    SentencePieceTrainer.train(sentence_iterator=iter(TEXTS * 4), model_writer=written, **sizes, **options)
+    (folder / name).write_bytes(written.getvalue())
+    package = SentencePieceProcessor(model_proto=written.getvalue())
     return [package.id_to_piece(i) for i in range(package.get_piece_size())]
 
 
-def number(path: Path, names: list[str]) -> None:
-    path.write_text(json.dumps({name: i for i, name in enumerate(names)}))
-
-
-def fairseq(folder: Path) -> None:
-    pieces(folder / "sentencepiece.bpe.model", **FAIRSEQ)
-
-
-def nllb(folder: Path) -> None:
-    pieces(folder / "sentencepiece.bpe.model", model_type="bpe", **FAIRSEQ)
-
-
 def m2m_100(folder: Path) -> None:
-    found = pieces(folder / "sentencepiece.bpe.model", model_type="bpe", **FAIRSEQ)
-    number(folder / "vocab.json", [*SPECIAL, *found[3:]])
-
-
-def google(folder: Path) -> None:
-    pieces(folder / "spiece.model", **GOOGLE)
+    found = pieces(folder, "sentencepiece.bpe.model", model_type="bpe", **FAIRSEQ)
+    (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate([*SPECIAL, *found[3:]])}))
 
 
 def marian(folder: Path) -> None:
-    source, target = (pieces(folder / f"{side}.spm") for side in ("source", "target"))
-    number(folder / "vocab.json", ["</s>", "<unk>", *sorted({*source[3:], *target[3:]}), "<pad>"])
+    source, target = (pieces(folder, f"{side}.spm") for side in ("source", "target"))
+    names = ["</s>", "<unk>", *sorted({*source[3:], *target[3:]}), "<pad>"]
+    (folder / "vocab.json").write_text(json.dumps({name: i for i, name in enumerate(names)}))
 
 
 def bart(folder: Path) -> None:
@@ -95,15 +80,15 @@ def bart(folder: Path) -> None:
 
 
 # by the name that export/tokenizers.py has: the class in transformers and what writes its files
-TOKENIZERS: dict[str, tuple[str, Callable[[Path], None]]] = {
+TOKENIZERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "marian": ("MarianTokenizer", marian),
     "bart": ("BartTokenizer", bart),
-    "mbart": ("MBartTokenizer", fairseq),
-    "mbart50": ("MBart50Tokenizer", fairseq),
-    "pegasus": ("PegasusTokenizer", google),
+    "mbart": ("MBartTokenizer", partial(pieces, name="sentencepiece.bpe.model", **FAIRSEQ)),
+    "mbart50": ("MBart50Tokenizer", partial(pieces, name="sentencepiece.bpe.model", **FAIRSEQ)),
+    "pegasus": ("PegasusTokenizer", partial(pieces, name="spiece.model", **GOOGLE)),
     "m2m_100": ("M2M100Tokenizer", m2m_100),
-    "nllb": ("NllbTokenizer", nllb),
-    "t5": ("T5Tokenizer", google),
+    "nllb": ("NllbTokenizer", partial(pieces, name="sentencepiece.bpe.model", model_type="bpe", **FAIRSEQ)),
+    "t5": ("T5Tokenizer", partial(pieces, name="spiece.model", **GOOGLE)),
 }
 BART = {
     "d_model": 32, "encoder_layers": 1, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 2,
@@ -124,10 +109,9 @@ GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 
 @dataclass(frozen=True)
 class Case:
-    """A model as transformers names its class, the name of its tokenizer, and what its config.json says; the seed of
-    its weights, and by how much the end token's row of the output stands out, such that texts end in every way; its
-    rules of generation; a source and a target language; what config.json says in published checkpoints, where that is
-    something else, None if it says nothing.
+    """How transformers begins a model's name; the tokenizer's; what its config.json says; the seed of its weights
+    and how far the end token's row of the output stands out, such that texts end in every way; its rules of generation;
+    source and target language; what config.json says otherwise where it is published, None if it says nothing.
     """
 
     model: str
@@ -142,49 +126,42 @@ class Case:
 
 CASES = {
     "marian": Case(
-        "MarianMTModel", "marian", SCALED | {"activation_function": "swish"}, 7, 2.5,
+        "Marian", "marian", SCALED | {"activation_function": "swish"}, 7, 2.5,
         {"num_beams": 4, "forced_eos_token_id": 0, "bad_words_ids": [[47], [12, 20]]},
     ),
     "bart": Case(
-        "BartForConditionalGeneration", "bart", BART, 5, 2.5,
-        {
-            "num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "no_repeat_ngram_size": 3, "min_length": 6,
-            "forced_bos_token_id": 0, "forced_eos_token_id": 2,
-        },
+        "Bart", "bart", BART, 5, 2.5,
+        {"num_beams": 4, "length_penalty": 2.0, "early_stopping": True, "no_repeat_ngram_size": 3, "min_length": 6}
+        | {"forced_bos_token_id": 0, "forced_eos_token_id": 2},
     ),
-    "mbart": Case(
-        "MBartForConditionalGeneration", "mbart", SCALED, 0, 3.0,
-        {"num_beams": 5, "forced_eos_token_id": 2}, ("en_XX", "ro_RO"),
-    ),
+    "mbart": Case("MBart", "mbart", SCALED, 0, 3.0, {"num_beams": 5, "forced_eos_token_id": 2}, ("en_XX", "ro_RO")),
     "mbart50": Case(
-        "MBartForConditionalGeneration", "mbart50", RELU | {"tokenizer_class": "MBart50Tokenizer"}, 7, 2.5,
+        "MBart", "mbart50", RELU | {"tokenizer_class": "MBart50Tokenizer"}, 7, 2.5,
         {"num_beams": 5, "early_stopping": True, "forced_eos_token_id": 2}, ("pt_XX", "gl_ES"),
     ),
     "pegasus": Case(
-        "PegasusForConditionalGeneration", "pegasus", RELU, 1, 3.0,
-        {"num_beams": 8, "length_penalty": 0.8, "forced_eos_token_id": 1},
+        "Pegasus", "pegasus", RELU, 1, 3.0, {"num_beams": 8, "length_penalty": 0.8, "forced_eos_token_id": 1}
     ),
     "m2m_100": Case(
-        "M2M100ForConditionalGeneration", "m2m_100", RELU, 0, 3.0,
+        "M2M100", "m2m_100", RELU, 0, 3.0,
         {"num_beams": 5, "early_stopping": True, "suppress_tokens": [5, 7]}, ("en", "pt"),
     ),
     "nllb": Case(
-        "M2M100ForConditionalGeneration", "nllb", RELU | {"tokenizer_class": "NllbTokenizer"}, 6, 2.5,
+        "M2M100", "nllb", RELU | {"tokenizer_class": "NllbTokenizer"}, 6, 2.5,
         {"no_repeat_ngram_size": 2}, ("eng_Latn", "por_Latn"),
     ),
-    "t5": Case("T5ForConditionalGeneration", "t5", T5, 0, 2.0, {"min_length": 4}),
-    "t5 v1.1": Case("T5ForConditionalGeneration", "t5", T5 | GATED, 3, 2.0),
+    "t5": Case("T5", "t5", T5, 0, 2.0, {"min_length": 4}),
+    "t5 v1.1": Case("T5", "t5", T5 | GATED, 3, 2.0),
 }  # fmt: skip
 # of which only logits are looked at
+TWO = {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 60}
 KIN = {
-    "marian, two vocabularies": Case(
-        "MarianMTModel", "marian", SCALED | {"share_encoder_decoder_embeddings": False, "decoder_vocab_size": 60}
-    ),
-    "bart, scaled": Case("BartForConditionalGeneration", "bart", SCALED | {"activation_function": "gelu_new"}),
-    "mt5": Case("MT5ForConditionalGeneration", "t5", T5 | GATED),
-    "t5, as published": Case("T5ForConditionalGeneration", "t5", T5, published=T5_PUBLISHED),
-    "t5 v1.1, as published": Case("T5ForConditionalGeneration", "t5", T5 | GATED, published=T5_PUBLISHED | GATED),
-    "mt5, as published": Case("MT5ForConditionalGeneration", "t5", T5 | GATED, published=T5_PUBLISHED | GATED),
+    "marian, two vocabularies": Case("Marian", "marian", SCALED | TWO),
+    "bart, scaled": Case("Bart", "bart", SCALED | {"activation_function": "gelu_new"}),
+    "mt5": Case("MT5", "t5", T5 | GATED),
+    "t5, as published": Case("T5", "t5", T5, published=T5_PUBLISHED),
+    "t5 v1.1, as published": Case("T5", "t5", T5 | GATED, published=T5_PUBLISHED | GATED),
+    "mt5, as published": Case("MT5", "t5", T5 | GATED, published=T5_PUBLISHED | GATED),
 }
 
 
@@ -248,25 +225,22 @@ def randomise(model: Any, case: Case, end: int) -> None:
 
 
 def make(case: Case, folder: Path) -> Pair:
-    write = TOKENIZERS[case.tokenizer][1]
-    write(folder)
+    TOKENIZERS[case.tokenizer][1](folder)
     tokenizer = open_tokenizer(case, folder)
     special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     start = "pad" if case.tokenizer in {"marian", "pegasus", "t5"} else "eos"
     vocabulary = build_tokenizers(folder, case.tokenizer).source.get_vocab_size()
-    model = getattr(hf, case.model)
+    model = getattr(hf, case.model + ("MTModel" if case.model == "Marian" else "ForConditionalGeneration"))
     torch.manual_seed(case.seed)
     config = model.config_class(
         **case.config, **special, vocab_size=vocabulary, decoder_start_token_id=special[f"{start}_token_id"]
     )
     theirs = model(config)
     randomise(theirs, case, special["eos_token_id"])
-    for name, value in ({"max_length": LENGTH, "num_beams": 1} | case.rules).items():
-        setattr(theirs.generation_config, name, value)
+    theirs.generation_config.update(**{"max_length": LENGTH, "num_beams": 1} | case.rules)
     theirs.save_pretrained(folder)
-    path = folder / "config.json"
-    edited = json.loads(path.read_text()) | case.published
-    path.write_text(json.dumps({name: value for name, value in edited.items() if value is not None}))
+    said = json.loads((folder / "config.json").read_text()) | case.published
+    (folder / "config.json").write_text(json.dumps({name: value for name, value in said.items() if value is not None}))
     checkpoint = open_checkpoint(folder)
     family = find_family(checkpoint)
     theirs = model.from_pretrained(folder, attn_implementation="eager").eval()
@@ -281,11 +255,8 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def padded(pair: Pair, sources: list[list[int]]) -> tuple[Tensor, Tensor]:
     """Sources and their lengths."""
-    lengths = torch.tensor([len(source) for source in sources])
-    tokens = torch.full((len(sources), int(lengths.max())), pair.theirs.config.pad_token_id)
-    for row, source in zip(tokens, sources, strict=True):
-        row[: len(source)] = torch.tensor(source)
-    return tokens, lengths
+    tokens = pad_sequence(list(map(torch.tensor, sources)), True, pair.theirs.config.pad_token_id)
+    return tokens, torch.tensor([len(source) for source in sources])
 
 
 def check_logits(pair: Pair) -> None:
@@ -297,10 +268,8 @@ def check_logits(pair: Pair) -> None:
     target = torch.from_numpy(rng.integers(3, 40, (4, 20)))
     with torch.no_grad():
         expected = pair.theirs(input_ids=tokens, attention_mask=seen.long(), decoder_input_ids=target).logits
-    logits = pair.ours(tokens, lengths, target)
-    assert logits.dtype == torch.float32
     assert expected.std() > 0.1
-    assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+    assert_close(pair.ours(tokens, lengths, target), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_logits_are_those_of_transformers(pair: Pair) -> None:
@@ -340,7 +309,7 @@ class Ranked:
 
 
 def best(logits: NDArray[np.float32], count: int) -> Best:
-    assert count > 0
+    assert count > 0, "rules that look at logits would need all of them"
     tokens = np.argsort(-logits, axis=1, kind="stable")[:, :count]
     total = np.log(np.exp(logits.astype(np.float64)).sum(axis=1)).astype(np.float32)
     return Best(np.take_along_axis(logits, tokens, 1), tokens, total)
@@ -374,25 +343,21 @@ def by_transformers(pair: Pair, **options: Any) -> Found:
     start = 1 + ("forced_bos_token_id" in pair.target or config.forced_bos_token_id is not None)
     length, end = rules.get("max_length", LENGTH) - start, config.eos_token_id
     texts = [[*text, end][: [*text, end].index(end) + 1][:length] for text in out.sequences[:, start:].tolist()]
-    scores = [0.0] * len(texts) if width == 1 else out.sequences_scores.tolist()
-    found = list(zip(texts, scores, strict=True))
+    found = list(zip(texts, [0.0] * len(texts) if width == 1 else out.sequences_scores.tolist(), strict=True))
     return [found[i : i + width] for i in range(0, len(found), width)]
 
 
+PENALTIES = [(2, 0.8, True), (2, 2.0, False), (4, 0.8, False), (4, 1.0, True), (5, 1.0, False), (5, 2.0, True)]
 SEARCHES: dict[str, dict[str, Any]] = {
     "as the checkpoint says": {},
     "greedy": {"beams": 1},
     **{
-        f"{beams} beams, {penalty}, {'early' if early else 'late'}": {
-            "beams": beams, "length_penalty": penalty, "early_stopping": early,
-        }
-        for beams, penalty, early in (
-            (2, 0.8, True), (2, 2.0, False), (4, 0.8, False), (4, 1.0, True), (5, 1.0, False), (5, 2.0, True),
-        )
+        f"{beams} beams, {penalty}, {early}": {"beams": beams, "length_penalty": penalty, "early_stopping": early}
+        for beams, penalty, early in PENALTIES
     },
     "with rules": {"beams": 3, "no_repeat_ngram": 2, "min_length": 7, "max_length": 12},
     "greedy with rules": {"beams": 1, "no_repeat_ngram": 2, "min_length": 5},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("options", SEARCHES.values(), ids=SEARCHES)
@@ -411,9 +376,8 @@ def test_these_searches_end_in_every_way(pair: Pair, opened: TextModel) -> None:
     """Else the comparisons above would show little: texts end early, late, and at the limit."""
     found = by_engine(pair, opened, True, beams=5, no_repeat_ngram=0)
     texts = [text for each in found for text, _ in each]
-    longest = max(map(len, texts))
     assert len({len(text) for text in texts if text[-1] == opened.end}) >= 3
-    assert longest == LENGTH - len(opened.framing(*opened.some_languages()).start)
+    assert max(map(len, texts)) == LENGTH - len(opened.framing(*opened.some_languages()).start)
     assert len({tuple(text) for text in texts}) > len(texts) / 2
 
 
@@ -432,6 +396,5 @@ def test_a_bundle_writes_what_transformers_writes(pair: Pair, write: Any, option
     found = write(TEXTS, **pair.languages, split=False, **options)
     end = pair.theirs.generation_config.eos_token_id
     assert [list(each.tokens) for each in found] == [text[: [*text, end].index(end)] for text in expected]
-    assert [each.text for each in found] == [
-        pair.tokenizer.decode(text, skip_special_tokens=True).strip() for text in expected
-    ]
+    texts = [pair.tokenizer.decode(text, skip_special_tokens=True).strip() for text in expected]
+    assert [each.text for each in found] == texts

@@ -1,6 +1,7 @@
 """The stacks of text models where hypotheses share a cache, and what only some of their positions do."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from heedful.export.eager import EagerDecoder
-from heedful.models.attention import visible
 from heedful.models.positions import RelativeBias
 from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from heedful.models.text import Positions, StackConfig
@@ -23,25 +24,19 @@ VOCABULARY, START = 30, 4
 # buckets and a largest distance so small that texts reach into all of them
 ENCODER = StackConfig(VOCABULARY, 1, LayerConfig(16, 2, 24), "relative", 64, buckets=8, max_distance=9)
 DECODER = replace(ENCODER, layers=2, final_norm=True)
-KINDS: dict[str, tuple[Positions, int]] = {
-    "relative": ("relative", 0),
-    "learned": ("learned", 2),
-    "sinusoidal": ("sinusoidal", 2),
-}
 
 
 def seeded(decoder: StackConfig) -> Seq2Seq:
     torch.manual_seed(0)
-    model = Seq2Seq(Seq2SeqConfig(ENCODER, decoder)).eval().requires_grad_(False)
+    model = Seq2Seq(Seq2SeqConfig(ENCODER, decoder, shared_embedding=decoder.tied)).eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.normal_(0, 0.4)
     return model
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=get_args(Positions))
 def model(request: pytest.FixtureRequest) -> Seq2Seq:
-    positions, offset = KINDS[request.param]
-    return seeded(replace(DECODER, positions=positions, position_offset=offset))
+    return seeded(replace(DECODER, positions=request.param, position_offset=2))
 
 
 SOURCE = torch.randint(VOCABULARY, (1, 7), generator=torch.Generator().manual_seed(1))
@@ -84,52 +79,52 @@ def test_the_encoder_sees_no_padding() -> None:
     model = seeded(DECODER)
     lengths = torch.tensor([7, 3])
     tokens = torch.cat([SOURCE, SOURCE.flip(1)])
-    padded = model.encoder(torch.nn.functional.pad(tokens, (0, 5)), lengths)
+    padded = model.encoder(F.pad(tokens, (0, 5)), lengths)
     for row, length in enumerate(lengths.tolist()):
         expected = model.encoder(tokens[row : row + 1, :length], torch.tensor([length]))[0]
         assert_close(padded[row, :length], expected, rtol=1e-4, atol=1e-5)
 
 
-class TestZeroStart:
-    """A decoder whose first token is not looked at."""
+PLAIN = replace(DECODER, positions="sinusoidal", tied=False)
 
-    @pytest.fixture(scope="class")
-    def model(self) -> Seq2Seq:
-        return seeded(replace(DECODER, positions="sinusoidal", zero_start=True))
 
-    def test_no_token_at_the_start_makes_a_difference(self, model: Seq2Seq) -> None:
-        expected = alone(model, [START, 5, 6])
-        for token in range(VOCABULARY):
-            assert torch.equal(alone(model, [token, 5, 6]), expected)
+@pytest.fixture(scope="module")
+def blind() -> Seq2Seq:
+    """Its decoder does not look at the first token."""
+    return seeded(replace(PLAIN, zero_start=True))
 
-    def test_it_is_as_if_its_embedding_were_zero(self, model: Seq2Seq) -> None:
-        plain = seeded(replace(DECODER, positions="sinusoidal"))
-        with_zero = alone(model, [START, 5, 6])
-        assert not torch.equal(alone(plain, [START, 5, 6]), with_zero)
-        plain.encoder.tokens = torch.nn.Embedding.from_pretrained(plain.decoder.tokens.weight.clone())
-        plain.decoder.tokens = torch.nn.Embedding.from_pretrained(plain.decoder.tokens.weight.clone())
-        output = plain.decoder.tokens.weight.clone()
-        plain.decoder.tokens.weight[START] = 0
-        memory, mask = plain.encode(SOURCE, LENGTHS), visible(3, 3, causal=True)
-        hidden, _, _ = plain.decoder(torch.tensor([[START, 5, 6]]), torch.arange(3)[None], mask, memory)
-        assert_close(hidden[0] @ output.T, with_zero, rtol=1e-5, atol=1e-5)
 
-    def test_later_tokens_make_one_even_the_same(self, model: Seq2Seq) -> None:
-        texts = [alone(model, [START, token, 6]) for token in (START, 5)]
-        assert torch.equal(texts[0][0], texts[1][0])
-        assert (texts[0][1:] - texts[1][1:]).abs().amax(1).min() > 0.01
+def test_a_zero_start_is_that_of_an_embedding_of_zeros(blind: Seq2Seq) -> None:
+    plain = seeded(PLAIN)
+    assert not torch.equal(alone(plain, [START, 5, 6]), alone(blind, [START, 5, 6]))
+    plain.decoder.tokens.weight[START] = 0
+    assert torch.equal(alone(plain, [START, 5, 6]), alone(blind, [START, 5, 6]))
 
-    def test_position_says_which_is_the_first_not_the_slot(self, model: Seq2Seq) -> None:
-        decoder, slots = EagerDecoder(model.decoder, model.encode(SOURCE, LENGTHS)), Slots()
-        zero = np.zeros(1, np.int64)
-        decoder.step({0: Feed(np.array([START]), zero, 0, slots.prefill(1), zero)})
-        feed = Feed(np.array([5, 7]), np.ones(2, np.int64), 1, slots.step([0, 0]), np.arange(2))
-        expected = torch.stack([alone(model, [9, token])[-1] for token in (5, 7)])
-        assert_close(torch.as_tensor(decoder.step({0: feed})[0]), expected, rtol=1e-4, atol=1e-5)
 
-    def test_every_token_of_a_source_is_read(self, model: Seq2Seq) -> None:
-        first, second = (model.encoder(torch.tensor([[token, 5, 6]]), torch.tensor([3])) for token in (4, 9))
-        assert (first - second).abs().amax(-1).min() > 0.001
+def test_whatever_the_first_token_is(blind: Seq2Seq) -> None:
+    for token in range(VOCABULARY):
+        assert torch.equal(alone(blind, [token, 5, 6]), alone(blind, [START, 5, 6]))
+
+
+def test_but_later_ones_are_looked_at(blind: Seq2Seq) -> None:
+    """Even the token that began."""
+    again, other = (alone(blind, [START, token, 6]) for token in (START, 5))
+    assert torch.equal(again[0], other[0])
+    assert (again[1:] - other[1:]).abs().amax(1).min() > 0.01
+
+
+def test_in_the_cache_as_well(blind: Seq2Seq) -> None:
+    decoder, slots = EagerDecoder(blind.decoder, blind.encode(SOURCE, LENGTHS)), Slots()
+    zero = np.zeros(1, np.int64)
+    decoder.step({0: Feed(np.array([START]), zero, 0, slots.prefill(1), zero)})
+    feed = Feed(np.array([5, 7]), np.ones(2, np.int64), 1, slots.step([0, 0]), np.arange(2))
+    expected = torch.stack([alone(blind, [9, token])[-1] for token in (5, 7)])
+    assert_close(torch.as_tensor(decoder.step({0: feed})[0]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_and_of_a_source_all_are(blind: Seq2Seq) -> None:
+    first, second = (blind.encoder(torch.tensor([[token, 5, 6]]), torch.tensor([3])) for token in (START, 9))
+    assert (first - second).abs().amax(-1).min() > 0.001
 
 
 @given(data=st.data(), bidirectional=st.booleans())

@@ -68,7 +68,8 @@ def film(samples: NDArray[np.int16] | None) -> bytes:
 
 @pytest.fixture(scope="module")
 def seeded(seeded_bundle: Path) -> Transcriber:
-    return load(seeded_bundle, "cpu", threads=1)
+    transcriber: Transcriber = load(seeded_bundle, "cpu", threads=1)
+    return transcriber
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heedful.runtime.engine.batcher import Batcher
-from heedful.runtime.engine.decoder import Decoder, Feed
+from heedful.runtime.engine.decoder import Decoder, Feed, Scores
 from heedful.runtime.engine.generate import Job, generate
 from heedful.runtime.engine.rules import Logits
 from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search
@@ -148,7 +148,7 @@ def test_a_call_runs_between_steps_and_hands_on_its_error() -> None:
 
 
 class Broken(Sample):
-    def advance(self, logits: Logits) -> Any:
+    def advance(self, scores: Scores) -> Any:
         raise ZeroDivisionError
 
 

@@ -135,7 +135,9 @@ def test_a_provider_that_is_not_taken_up_is_no_silent_cpu(seeded_bundle: Path, m
     """What onnxruntime itself does when its provider does not load: it goes on with the CPU."""
     opened = ort.InferenceSession
     monkeypatch.setattr(
-        ort, "InferenceSession", lambda path, options, providers: opened(path, options, providers=[providers[-1]])
+        ort,
+        "InferenceSession",
+        lambda path, options, providers, **more: opened(path, options, providers=[providers[-1]]),
     )
     with pytest.raises(DeviceError, match=r"'cuda' was asked for.* could not load CUDAExecutionProvider.*pip install"):
         open_session(seeded_bundle / "encoder.onnx", Device("cuda"))

@@ -26,7 +26,8 @@ requests = st.tuples(
 def seeded(request: pytest.FixtureRequest) -> Transcriber:
     name = {"fp32": "seeded_bundle", "int8": "seeded_int8"}[request.param]
     bundle: Path = request.getfixturevalue(name)
-    return load(bundle, "cpu", threads=1, rows=3)
+    transcriber: Transcriber = load(bundle, "cpu", threads=1, rows=3)
+    return transcriber
 
 
 def noise(seed: int, seconds: float) -> NDArray[np.float32]:
@@ -80,7 +81,7 @@ def test_more_requests_than_the_queue_holds_are_refused(seeded_bundle: Path) -> 
     assert next(first).id == 0
     with pytest.raises(BusyError, match="1 requests are under way"):
         small(noise(1, 1), sample_rate=RATE, language="en")
-    first.close()  # type: ignore[attr-defined]
+    first.close()
     assert small(noise(1, 1), sample_rate=RATE, language="en", beams=1).language == "en"
 
 

@@ -25,12 +25,14 @@ normalize = EnglishTextNormalizer()
 
 @pytest.fixture(scope="module")
 def real(tiny_en_bundle: Callable[[str], Path]) -> Transcriber:
-    return load(tiny_en_bundle("int8"), "cpu")
+    transcriber: Transcriber = load(tiny_en_bundle("int8"), "cpu")
+    return transcriber
 
 
 @pytest.fixture(scope="module")
 def seeded(seeded_bundle: Path) -> Transcriber:
-    return load(seeded_bundle, "cpu")
+    transcriber: Transcriber = load(seeded_bundle, "cpu")
+    return transcriber
 
 
 @pytest.fixture(scope="module")
