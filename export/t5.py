@@ -56,8 +56,9 @@ def configure(config: Json, tied: bool) -> Seq2SeqConfig:
 
     layers = config["num_layers"]
     decoder_layers = config.get("num_decoder_layers") or layers
-    # v1.0 scales its outputs, v1.1 does not; newer configurations say so, older ones in a roundabout way
-    scaled = config.get("scale_decoder_outputs", config.get("tie_word_embeddings", True))
+    # v1.0 scales its outputs, v1.1 and mT5 do not; newer configurations say so, older ones in a roundabout way
+    tied_in_v1 = config.get("tie_word_embeddings", True) and config["model_type"] != "mt5"
+    scaled = config.get("scale_decoder_outputs", tied_in_v1)
     scale = config["d_model"] ** -0.5 if scaled else 1.0
     return Seq2SeqConfig(stack(layers), stack(decoder_layers, tied=tied, output_scale=scale))
 

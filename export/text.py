@@ -110,7 +110,7 @@ class TextFamily:
             "end": first(generation.get("eos_token_id")),
             "positions": model.config.encoder.max_positions,
             "prefixes": prefixes(config),
-            "search": search(generation, decoder.max_positions),
+            "search": search(generation, frame, decoder.max_positions),
             "alignment_heads": alignment_heads(model.config),
         }
 
@@ -166,16 +166,18 @@ def prefixes(config: Mapping[str, Any]) -> dict[str, str]:
     return {name: values["prefix"] for name, values in tasks.items() if values.get("prefix")}
 
 
-def search(generation: Mapping[str, Any], positions: int) -> dict[str, Any]:
+def search(generation: Mapping[str, Any], frame: Frame, positions: int) -> dict[str, Any]:
     """How the checkpoint asks for texts to be searched for; lengths count the start of a text, as transformers does."""
+    new = generation.get("max_new_tokens")
+    longest = len(frame.start) + int(new) if new else generation.get("max_length")
     bad = [list(map(int, tokens)) for tokens in generation.get("bad_words_ids") or []]
     return {
         "beams": generation.get("num_beams") or 1,
         "length_penalty": float(generation.get("length_penalty", 1.0)),
-        "early_stopping": bool(generation.get("early_stopping", False)),
+        "early_stopping": generation.get("early_stopping") is True,
         "no_repeat_ngram": int(generation.get("no_repeat_ngram_size") or 0),
         "min_length": int(generation.get("min_length") or 0),
-        "max_length": min(int(generation.get("max_length") or positions), positions),
+        "max_length": min(longest or positions, positions),
         "length_factor": None,
         "forced_end": generation.get("forced_eos_token_id") is not None,
         "bad_words": bad,

@@ -53,8 +53,9 @@ def unroll(log_forget: Tensor, new: Tensor) -> Tensor:
     Token j counts in state i as far as the gates between leave it: exp(sum of log_forget over j + 1 ... i). Takes
     memory for b * n * n * width numbers.
     """
-    passed = log_forget.cumsum(1)
-    left = (passed[:, :, None] - passed[:, None]).exp()
+    # long sums, of which the differences count; those towards later tokens are not used, and must not overflow
+    passed = log_forget.float().cumsum(1)
+    left = (passed[:, :, None] - passed[:, None]).clamp(max=0).exp().to(new.dtype)
     order = torch.arange(new.shape[1], device=new.device)
     earlier = (order[:, None] >= order)[None, :, :, None]
     return torch.where(earlier, left * new[:, None], 0.0).sum(2)

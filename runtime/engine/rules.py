@@ -48,30 +48,31 @@ class Suppress(Ban):
 
 
 class NoRepeatNgram(Ban):
-    """No run of `size` tokens, at least one, comes twice."""
+    """No run of `size` tokens, at least one, comes twice in what is generated, or `before` it."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, before: Sequence[int] = ()) -> None:
         if size < 1:
             raise ValueError(f"a run has at least one token, not {size}")
         self.size = size
+        self.before = list(before)
 
     def banned(self, generated: Sequence[int]) -> Sequence[int]:
-        context = tuple(generated[len(generated) - self.size + 1 :])
-        return [
-            generated[i + self.size - 1]
-            for i in range(len(generated) - self.size + 1)
-            if tuple(generated[i : i + self.size - 1]) == context
-        ]
+        text = [*self.before, *generated]
+        context = text[len(text) - self.size + 1 :]
+        starts = range(len(text) - self.size + 1)
+        return [text[i + self.size - 1] for i in starts if text[i : i + self.size - 1] == context]
 
 
 class BadWords(Ban):
-    """None of `words`, each a run of tokens, ever comes."""
+    """None of `words`, each a run of tokens, ever comes, nor ends what was begun by the tokens `before`."""
 
-    def __init__(self, words: Sequence[Sequence[int]]) -> None:
-        self.words = [(tuple(word[:-1]), word[-1]) for word in words if word]
+    def __init__(self, words: Sequence[Sequence[int]], before: Sequence[int] = ()) -> None:
+        self.words = [(list(word[:-1]), word[-1]) for word in words if word]
+        self.before = list(before)
 
     def banned(self, generated: Sequence[int]) -> Sequence[int]:
-        return [last for begin, last in self.words if tuple(generated[len(generated) - len(begin) :]) == begin]
+        text = [*self.before, *generated]
+        return [last for begin, last in self.words if begin == text[len(text) - len(begin) :]]
 
 
 class NotBefore(Ban):

@@ -75,14 +75,14 @@ class Request:
 
     def search(self, source: Sequence[int]) -> Search:
         """The search for what to write about `source` tokens."""
-        settings, start = self.settings, len(self.framing.start)
-        length = settings["max_length"] - start
+        settings = self.settings
+        length = settings["max_length"] - len(self.framing.start)
         if settings["length_factor"] is not None:
             length = min(length, round(settings["length_factor"] * len(source)))
         limits = Limits(
             self.model.end,
             max(length, 1),
-            self._rules(start),
+            self._rules(),
             before=self.framing.forced,
             forced_end=settings["forced_end"],
         )
@@ -95,13 +95,13 @@ class Request:
             patience=1.0 if settings["early_stopping"] else None,
         )
 
-    def _rules(self, start: int) -> list[Rule]:
-        settings = self.settings
+    def _rules(self) -> list[Rule]:
+        settings, start = self.settings, self.framing.start
         rules: list[tuple[object, Rule]] = [
             (settings["suppress"], Suppress(settings["suppress"])),
-            (settings["bad_words"], BadWords(settings["bad_words"])),
-            (settings["no_repeat_ngram"], NoRepeatNgram(max(settings["no_repeat_ngram"], 1))),
-            (settings["min_length"] > start, NotBefore(self.model.end, settings["min_length"] - start)),
+            (settings["bad_words"], BadWords(settings["bad_words"], start)),
+            (settings["no_repeat_ngram"], NoRepeatNgram(max(settings["no_repeat_ngram"], 1), start)),
+            (settings["min_length"] > len(start), NotBefore(self.model.end, settings["min_length"] - len(start))),
         ]
         return [rule for asked, rule in rules if asked]
 

@@ -1,4 +1,4 @@
-"""Products of integers with known scales, beside the same arithmetic written out in integers."""
+"""Products of integers, their scales known or found row by row, beside the same arithmetic written out in integers."""
 
 import json
 from collections.abc import Callable
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from heedful.export.integer import Scales, find_scales, quantize_known, set_scales
+from heedful.export.integer import Scales, find_scales, quantize_known, quantize_rows, quantize_tables, set_scales
 from heedful.export.storage import store
+from heedful.runtime.engine.saturation import largest_products
 
 Floats = NDArray[np.float32]
 # integers up to this do not overflow on any CPU: runtime/engine/saturation.py
@@ -140,12 +141,17 @@ def test_what_no_integer_stands_for_is_cut_off(form: Form) -> None:
     np.testing.assert_allclose(found, np.outer([1, 127, -128], [1.27, -1.27, 0.01]), rtol=1e-6)
 
 
-def test_a_row_has_the_same_bits_in_any_batch() -> None:
+def known(graph: ir.Model) -> None:
+    quantize_known(graph, {"w": Scales(0.02, np.full(33, 0.01, np.float32))})
+
+
+@pytest.mark.parametrize("quantizer", [known, quantize_rows])
+def test_a_row_has_the_same_bits_in_any_batch(quantizer: Callable[[ir.Model], None]) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((16, 64), np.float32)
     for form in PRODUCTS:
         graph = form(rng.uniform(-0.6, 0.6, (64, 33)).astype(np.float32), rng.standard_normal(33, np.float32))
-        quantize_known(graph, {"w": Scales(0.02, np.full(33, 0.01, np.float32))})
+        quantizer(graph)
         (together,) = run(graph, x=x)
         alone = np.concatenate([run(graph, x=row[None])[0] for row in x])
         assert together.tobytes() == alone.tobytes()
@@ -157,7 +163,54 @@ def test_what_has_no_scales_stays_as_it_is() -> None:
         graph = form(weight, weight[0])
         before = operators(graph)
         quantize_known(graph, {"v": Scales(0.1, np.ones(5, np.float32))})
+        quantize_rows(graph, "v$")
+        quantize_tables(graph, "w$")
         assert operators(graph) == before
+
+
+def by_columns(weight: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Codes (k, n) of a weight, and the scale of each column."""
+    columns = np.abs(weight).max(axis=0) / np.float32(127)
+    return np.rint(weight / columns).astype(np.int64), columns
+
+
+@pytest.mark.skipif(not np.allclose(largest_products(), 64, rtol=1e-2), reason="8-bit products overflow on this CPU")
+@settings(max_examples=80)
+@given(
+    rows=st.integers(1, 9), k=st.integers(1, 130), n=st.integers(1, 67), seed=st.integers(0, 10**6),
+    size=st.sampled_from([1e-3, 1.0, 1e3]), form=st.sampled_from(list(PRODUCTS)),
+)  # fmt: skip
+def test_a_scale_is_found_for_every_row(rows: int, k: int, n: int, seed: int, size: float, form: Form) -> None:
+    """However large the others are."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, k), np.float32) * np.float32(size) ** rng.integers(3, size=(rows, 1)).astype(
+        np.float32
+    )
+    weight, bias = rng.standard_normal((k, n), np.float32), rng.standard_normal(n, np.float32)
+    graph = form(weight, bias)
+    quantize_rows(graph)
+    assert set(PRODUCTS[form]) < set(operators(graph))
+    assert stored(graph) == [("int8", k * n)]
+    codes, columns = by_columns(weight)
+    units = np.abs(x).max(axis=1, keepdims=True) / np.float32(127)
+    # a quotient within rounding of a half may go either way
+    near = np.abs(np.abs(x / units) % 1 - 0.5) < 1e-4
+    expected = (np.rint(x / units).astype(np.int64) @ codes) * (units.astype(np.float64) * columns)
+    slack = (near.astype(np.int64) @ np.abs(codes)) * (units * columns) + 1e-5 * np.abs(expected).max() + 1e-9
+    (found,) = run(graph, x=x)
+    assert (np.abs(found - expected - bias * (form in (matmul_and_bias, gemm_and_bias))) <= slack + 1e-6).all()
+
+
+@pytest.mark.parametrize("form", PRODUCTS)
+def test_a_row_of_zeros_gives_the_bias(form: Form) -> None:
+    rng = np.random.default_rng(0)
+    x, bias = rng.standard_normal((3, 8), np.float32), rng.standard_normal(5, np.float32)
+    x[1] = 0
+    graph = form(rng.standard_normal((8, 5), np.float32), bias)
+    quantize_rows(graph)
+    (found,) = run(graph, x=x)
+    np.testing.assert_array_equal(found[1], bias * (form in (matmul_and_bias, gemm_and_bias)))
+    assert np.isfinite(found).all()
 
 
 VOCABULARY, WIDTH, UNIT, ACTIVATION = 53, 32, 0.02, 0.05
@@ -207,6 +260,25 @@ def test_an_embedding_is_one_matrix_for_lookups_and_logits() -> None:
     columns = SCALES["tokens.weight"].columns
     expected = in_integers(x, ACTIVATION, codes.T, columns, np.zeros(VOCABULARY, np.float32))
     np.testing.assert_allclose(logits, expected, rtol=1e-5)
+
+
+def test_rows_of_a_table_may_have_scales_of_their_own() -> None:
+    """Looked up alone, or beside a product with the same matrix, it is stored alike."""
+    embedding = table()[0] * np.linspace(0.1, 2, VOCABULARY, dtype=np.float32)[:, None]
+    tokens = np.array([[0, 52, 7, 7], [1, 2, 3, 0]])
+    looked, tied = reads(embedding), writes(embedding)
+    quantize_tables(looked, r"tokens\.weight$")
+    quantize_rows(tied)
+    codes, units = by_columns(embedding.T)
+    expected = codes.T[tokens] * units[tokens][..., None].astype(np.float64)
+    (found,) = run(looked, tokens=tokens)
+    rows, _ = run(tied, tokens=tokens, x=np.ones((1, WIDTH), np.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_array_equal(rows, found)
+    for graph in (looked, tied):
+        values = [value.const_value for value in graph.graph.initializers.values()]
+        data = {value.tobytes() for value in values if value is not None}
+        assert {codes.T.astype(np.int8).tobytes(), units.tobytes()} <= data
 
 
 def large(path: Path) -> dict[str, tuple[int, int]]:

@@ -1,5 +1,7 @@
 """The memory of a decoder, beside plain arrays: whatever is moved, grown or shrunk, a row keeps what is its own."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -82,6 +84,11 @@ class Moves(RuleBasedStateMachine):
         self.rows.used[row] = 0
         self.caches.pop(row, None)
 
+    @rule(row=rows)
+    def forget(self, row: int) -> None:
+        self.rows.forget([row])
+        self.memory.pop(row, None)
+
     @rule(room=slots)
     def reserve(self, room: int) -> None:
         """It gives back what is many times too much."""
@@ -128,7 +135,7 @@ def test_slots_that_nobody_wrote_hold_zeros(frames: int) -> None:
     made = Rows(shape("key", frames), choose_device("cpu"), COUNT)
     made.reserve(700)
     if not frames:
-        made.remember(1, {name: np.ones((HEADS, 300, DIM), np.float32) for name in made.memory})
+        remember(made, 1, 300)
     for buffer in (made.memory | made.caches).values():
         found = array(buffer)[[0, 2, 3, 4]]
         np.testing.assert_array_equal(found, np.zeros_like(found))
@@ -142,11 +149,18 @@ def test_rows_that_lie_together_are_not_moved() -> None:
     assert {made.place[4], made.place[1]} == {0, 1}
 
 
-def test_one_long_input_does_not_stay_in_the_way() -> None:
+@pytest.mark.parametrize("over", [lambda made: made.forget([0]), lambda made: remember(made, 0, 5)])
+def test_one_long_input_does_not_stay_in_the_way(over: Callable[[Rows], None]) -> None:
     """Attention costs as much as there is room: it shrinks once the long input is over."""
     made = Rows(shape("state"), choose_device("cpu"), COUNT)
-    for frames in (1000, 5):
-        made.remember(0, {name: np.ones((HEADS, frames, DIM), np.float32) for name in made.memory})
-        made.remember(1, {name: np.ones((HEADS, 5, DIM), np.float32) for name in made.memory})
-        assert (made.room >= 1000) == (frames == 1000)
-        assert {buffer.shape[2] for buffer in made.memory.values()} == {made.room}
+    remember(made, 0, 1000)
+    remember(made, 1, 5)
+    assert made.room >= 1000
+    over(made)
+    remember(made, 1, 5)
+    assert made.room < 500
+    assert {buffer.shape[2] for buffer in made.memory.values()} == {made.room}
+
+
+def remember(rows: Rows, row: int, frames: int) -> None:
+    rows.remember(row, {name: np.ones((HEADS, frames, DIM), np.float32) for name in rows.memory})

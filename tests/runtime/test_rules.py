@@ -28,8 +28,8 @@ tokens = st.lists(st.integers(0, VOCABULARY - 1), max_size=6)
 words = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), max_size=4)
 bans = st.one_of(
     st.builds(Suppress, tokens, at_start=st.booleans()),
-    st.builds(NoRepeatNgram, st.integers(1, 5)),
-    st.builds(BadWords, words),
+    st.builds(NoRepeatNgram, st.integers(1, 5), repetitive),
+    st.builds(BadWords, words, repetitive),
     st.builds(NotBefore, st.integers(0, VOCABULARY - 1), st.integers(0, 20)),
 )
 
@@ -143,6 +143,22 @@ def test_bad_words_are_those_of_transformers(scores: Logits, words: list[list[in
     processor = transformers.NoBadWordsLogitsProcessor(words, eos_token_id=VOCABULARY - 1)
     found = ruled(BadWords(words), scores, generated)
     np.testing.assert_array_equal(found, processed(processor, scores, [VOCABULARY - 1, *generated]))
+
+
+@given(
+    scores=logits(), size=st.integers(1, 4), words=words.filter(bool), before=repetitive, generated=repetitive
+)  # fmt: skip
+def test_what_came_before_the_text_counts_as_in_transformers(
+    scores: Logits, size: int, words: list[list[int]], before: list[int], generated: list[int]
+) -> None:
+    start = [VOCABULARY - 1, *before]
+    text = [*start, *generated]
+    ngrams = transformers.NoRepeatNGramLogitsProcessor(size)
+    found = ruled(NoRepeatNgram(size, start), scores, generated)
+    np.testing.assert_array_equal(found, processed(ngrams, scores, text))
+    bad = transformers.NoBadWordsLogitsProcessor(words, eos_token_id=VOCABULARY - 1)
+    found = ruled(BadWords(words, start), scores, generated)
+    np.testing.assert_array_equal(found, processed(bad, scores, text))
 
 
 def test_a_bad_word_of_no_tokens_rules_nothing_out() -> None:
