@@ -42,8 +42,14 @@ def fold_queries(model: ir.Model) -> None:
     if not nodes:
         return
     first = model.graph[0]
-    there, back, shapes = _shapes(model, nodes[0])
+    there, back, rest, shapes = _shapes(model, nodes[0])
+    masks: dict[ir.Value, ir.Node] = {}
     for node in nodes:
+        mask = node.inputs[3] if len(node.inputs) > 3 else None
+        if mask is not None:
+            # the operator does not repeat a mask for all queries
+            masks.setdefault(mask, ir.node("Expand", [mask, rest]))
+            node.replace_input_with(3, masks[mask].outputs[0])
         folded = ir.node("Reshape", [node.inputs[0], there])
         model.graph.insert_before(node, folded)
         node.replace_input_with(0, folded.outputs[0])
@@ -55,11 +61,16 @@ def fold_queries(model: ir.Model) -> None:
                 use.node.replace_input_with(use.idx, unfolded.outputs[0])
         model.graph.insert_after(node, unfolded)
     model.graph.insert_before(first, shapes)
+    for mask, expanded in masks.items():
+        producer = mask.producer()
+        assert producer is not None, "a mask is computed from how much of the memory is real"
+        model.graph.insert_after(producer, expanded)
 
 
-def _shapes(model: ir.Model, attention: ir.Node) -> tuple[ir.Value, ir.Value, list[ir.Node]]:
-    """The shapes (0, h * f, n / f, d) and (0, h, n, d), where f is n if that is at most `FEW`, else 1; and the nodes
-    that compute them. 0 stands for the size that is there. All layers of a decoder have the same heads.
+def _shapes(model: ir.Model, attention: ir.Node) -> tuple[ir.Value, ir.Value, ir.Value, list[ir.Node]]:
+    """The shapes (0, h * f, n / f, d) and (0, h, n, d), where f is n if that is at most `FEW`, else 1; (1, 1, n / f, 1)
+    that a mask is repeated to; and the nodes that compute them. 0 stands for the size that is there. All layers of a
+    decoder have the same heads.
     """
     tokens = next(value for value in model.graph.inputs if value.name == "tokens")
     key = attention.inputs[1]
@@ -74,7 +85,10 @@ def _shapes(model: ir.Model, attention: ir.Node) -> tuple[ir.Value, ir.Value, li
     rest = ir.node("Div", [new.outputs[0], fold.outputs[0]])
     there = ir.node("Concat", [same, wide.outputs[0], rest.outputs[0], dim], {"axis": 0})
     back = ir.node("Concat", [same, heads, new.outputs[0], dim], {"axis": 0})
-    return there.outputs[0], back.outputs[0], [new, few, fold, wide, rest, there, back]
+    one = integers(model, [1])
+    repeated = ir.node("Concat", [one, one, rest.outputs[0], one], {"axis": 0})
+    nodes = [new, few, fold, wide, rest, there, back, repeated]
+    return there.outputs[0], back.outputs[0], repeated.outputs[0], nodes
 
 
 def _is_memory(value: ir.Value | None) -> bool:

@@ -207,7 +207,8 @@ def subject(model: Seq2Seq, bundle: Bundle) -> Subject:
     """The bundle beside its model, on a few sentences."""
     opened = TextModel(bundle, choose_device("cpu"))
     framing = opened.framing(*opened.some_languages())
-    sources = [framing.source(opened.tokens.encode(text)) for text in FIXTURE]
+    room = opened.positions - len(framing.source([]))
+    sources = [framing.source(opened.tokens.encode(text)[:room]) for text in FIXTURE]
     lengths = [len(source) for source in sources]
     padded = torch.zeros(len(sources), max(lengths), dtype=torch.int64)
     for row, source in enumerate(sources):

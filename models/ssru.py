@@ -41,7 +41,8 @@ class SSRU(nn.Module):
         gate, new = self.gate_input(x).chunk(2, dim=-1)
         new = (-gate).sigmoid() * new
         if cache is None or at is None:
-            states = unroll(F.logsigmoid(gate), new)
+            # log(sigmoid), which ONNX has no operator for: the logarithm of a sigmoid of -90 would be infinite
+            states = unroll(-F.softplus(-gate), new)
             return Attended(states.relu(), None), State(states[:, None])
         states = gate.sigmoid() * parent_states(cache, mask, at) + new
         return Attended(states.relu(), None), write(cache, State(states[:, None]), at)

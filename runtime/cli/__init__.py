@@ -1,16 +1,33 @@
 """The `heedful` command."""
 
 import logging
+import os
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from heedful.runtime import errors
 from heedful.runtime.cli import bench, bundles, text, transcribe
 
 __all__ = ["app", "main"]
 
+
+class _Commands(TyperGroup):
+    """All commands, for which a reader who has seen enough, `head` for one, is no error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # what is left unwritten must not raise again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="heedful",
     help="Turn attention models into ONNX and run them.",
     no_args_is_help=True,
@@ -32,7 +49,3 @@ def main() -> None:
         sys.exit(f"heedful: error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # the reader, `head` for one, has seen enough; what is left must not raise again at exit
-        sys.stderr.close()
-        sys.exit(0)

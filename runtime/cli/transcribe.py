@@ -70,6 +70,8 @@ def transcribe(
         options["temperatures"] = tuple(temperature)
     targets = _targets(audio, output_dir, format)
     transcriber = load(model, device, threads=threads, rows=max(TASKS["transcribe"].rows, batch))
+    if not isinstance(transcriber, Transcriber):
+        raise InputError(f"{model} does not transcribe: `heedful list` says what each bundle does")
     failed = 0
     for name, target in targets:
         try:

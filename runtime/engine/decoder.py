@@ -69,6 +69,11 @@ class Decoder:
         self.held: list[NDArray[Any]] = []  # bound inputs are borrowed, not copied
 
     @property
+    def choices(self) -> int:
+        """How many tokens there are to choose from."""
+        return self.shape.vocabulary
+
+    @property
     def memory(self) -> dict[str, Buffer]:
         """What rows attend to: keys and values of each layer."""
         return self.buffers.memory
@@ -117,7 +122,7 @@ class Decoder:
             ends.append(ends[-1] + len(feed.select))
         if self.measures:
             inputs["frames"] = frames
-        best = min(max(feed.best for feed in feeds.values()), self.shape.vocabulary) if self.ranks else 0
+        best = min(max(feed.best for feed in feeds.values()), self.choices) if self.ranks else 0
         inputs |= {"select": np.concatenate(select), **self._extra(feeds)}
         found = self._found(self._run(places, inputs, best))
         cut = found.part if isinstance(found, Best) else lambda start, end: found[start:end]

@@ -19,8 +19,8 @@ from heedful.runtime.engine.rules import Ban, Logits, Rule
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
     """Generated `tokens`, end token left out; `logprob`, the sum over the tokens, end token included, of their natural
-    log-probability among the tokens that the rules allowed; `score`, by which the search ranks; `ended` by itself,
-    not by the limit of length.
+    log-probability among the tokens that the rules allowed, or, where only the best were looked at, among all; `score`,
+    by which the search ranks; `ended` by itself, not by the limit of length.
     """
 
     tokens: tuple[int, ...]

@@ -1,9 +1,13 @@
 """What a caller can ask of a translation or a summary."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
 from heedful.runtime.errors import InputError
+
+_KINDS = {"source": str, "target": str, "prompt": str, "early_stopping": bool, "split": bool}
+_KINDS |= {"alignment": bool, "shortlist": bool}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,16 @@ class TextOptions:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
                 raise InputError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, kind):
+                raise InputError(f"{name} must be a {kind.__name__}, not {value!r}")
+        penalty = self.length_penalty
+        if penalty is not None and (
+            isinstance(penalty, bool) or not isinstance(penalty, float | int) or not math.isfinite(penalty)
+        ):
+            raise InputError(f"length_penalty must be a number, not {penalty!r}")
 
     @classmethod
     def of(cls, **given: object) -> "TextOptions":

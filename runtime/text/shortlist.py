@@ -46,6 +46,10 @@ class ShortDecoder(Decoder):
         self.mask = np.zeros((self.rows, 0), np.float32)  # 0 for those that a row may use, else minus infinity
         self.given: dict[str, NDArray[Any]] = {}
 
+    @property
+    def choices(self) -> int:
+        return len(self.tokens)
+
     def allow(self, sources: dict[int, Sequence[int]]) -> None:
         """From now on each of these rows may use the tokens that its source allows."""
         self.allowed |= {row: self.shortlist.allowed(source) for row, source in sources.items()}

@@ -1,6 +1,7 @@
 """Texts in, texts out: sentences of any number of texts read and written side by side, in constant memory."""
 
 import os
+import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,8 @@ from heedful.runtime.text.split import Piece, split_sentences, split_to_fit
 
 # characters of text that are read ahead, so that sentences of one length can be put together
 _AHEAD = 1 << 18
+# a line and what ends it; the last may have no end
+_LINE = re.compile(r"([^\r\n]*)(\r\n|\r|\n|$)")
 
 
 @dataclass(slots=True)
@@ -58,7 +61,7 @@ class Request:
 
     def tasks(self, text: str) -> list[_Task]:
         """The pieces of `text`, each short enough to be read at once."""
-        pieces = split_sentences(clean(text), self.language) if self.split else [_whole(clean(text))]
+        pieces = list(self._pieces(text))
         encoded = self.model.tokens.encode_all([self.prompt + piece.text for piece in pieces])
         tasks = []
         for piece, tokens in zip(pieces, encoded, strict=True):
@@ -69,6 +72,15 @@ class Request:
                 tasks.append(_Task(part, self._encode(part.text)))
             tasks[-1].piece = replace(tasks[-1].piece, tail=tasks[-1].piece.tail + piece.tail)
         return tasks
+
+    def _pieces(self, text: str) -> Iterator[Piece]:
+        if not self.split:
+            yield from _whole(clean(text))
+            return
+        for line, end in _LINE.findall(text):
+            *pieces, last = split_sentences(clean(line), self.language) or [Piece("", "")]
+            yield from pieces
+            yield replace(last, tail=last.tail + end)
 
     def _encode(self, text: str) -> list[int]:
         return self.model.tokens.encode(self.prompt + text)
@@ -106,9 +118,11 @@ class Request:
         return [rule for asked, rule in rules if asked]
 
 
-def _whole(text: str) -> Piece:
-    stripped = text.rstrip()
-    return Piece(stripped, text[len(stripped) :])
+def _whole(text: str) -> list[Piece]:
+    """`text` in one piece; white space before it is the tail of an empty one."""
+    stripped = text.strip()
+    start = text.index(stripped)
+    return [Piece("", text[:start]), Piece(stripped, text[start + len(stripped) :])]
 
 
 class Writer:
@@ -149,6 +163,8 @@ class Writer:
         """
         if isinstance(text, str):
             return next(self.stream([text], **options))
+        if isinstance(text, bytes) or not isinstance(text, Iterable):
+            raise InputError(f"a text must be a str, or a list of them, not {type(text).__name__}")
         return list(self.stream(text, **options))
 
     def submit(self, text: str | Sequence[str], **options: Any) -> "Future[Written | list[Written]]":

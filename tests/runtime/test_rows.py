@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from numpy.typing import NDArray
@@ -127,6 +128,7 @@ class Moves(RuleBasedStateMachine):
 
 
 TestMoves = Moves.TestCase
+TestMoves.settings = settings(max_examples=40)
 
 
 @pytest.mark.parametrize("frames", [0, 1500])
@@ -149,7 +151,9 @@ def test_rows_that_lie_together_are_not_moved() -> None:
     assert {made.place[4], made.place[1]} == {0, 1}
 
 
-@pytest.mark.parametrize("over", [lambda made: made.forget([0]), lambda made: remember(made, 0, 5)])
+@pytest.mark.parametrize(
+    "over", [lambda made: made.forget([0]), lambda made: remember(made, 0, 5)], ids=["forgotten", "replaced"]
+)
 def test_one_long_input_does_not_stay_in_the_way(over: Callable[[Rows], None]) -> None:
     """Attention costs as much as there is room: it shrinks once the long input is over."""
     made = Rows(shape("state"), choose_device("cpu"), COUNT)
