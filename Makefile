@@ -8,13 +8,17 @@ LINKS := $(addprefix build/links/heedful/,models export runtime)
 SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit( \
 	"heedful needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11 ...")
 
-# What `make bench` measures: LONG is a recording of some minutes, CLIPS a folder with clips.jsonl.
+# What `make bench` measures: LONG is a recording of some minutes, CLIPS a folder with clips.jsonl, SENTENCES and
+# REFERENCES text files of English sentences and their translations into Portuguese, line by line.
 AUDIO ?= two-cities.wav
 LONG ?=
 CLIPS ?=
+SENTENCES ?=
+REFERENCES ?=
 RIVALS ?= build/rivals
 FASTER_WHISPER := --rival-python $(RIVALS)/faster-whisper/bin/python
 OPTIMUM := --rival-python $(RIVALS)/optimum/bin/python
+TEXT := --rival-python $(RIVALS)/text/bin/python
 BENCH_speech_floor = $(AUDIO)
 BENCH_speech_memory = $(AUDIO) $(FASTER_WHISPER)
 BENCH_speech_quality = $(CLIPS) $(FASTER_WHISPER)
@@ -24,6 +28,9 @@ BENCH_speech_speed = $(AUDIO) --long $(LONG) $(FASTER_WHISPER)
 BENCH_speech_start = $(AUDIO) $(FASTER_WHISPER)
 BENCH_speech_transformers = $(AUDIO) $(OPTIMUM)
 BENCH_speech_words = $(AUDIO) $(LONG) $(FASTER_WHISPER)
+BENCH_text_quality = $(SENTENCES) $(REFERENCES) $(TEXT)
+BENCH_text_speed = $(SENTENCES) $(TEXT)
+BENCH_text_transformer = build/opus --ctranslate2-python $(RIVALS)/text/bin/python --optimum-python $(RIVALS)/optimum/bin/python
 BENCHMARKS := $(basename $(notdir $(sort $(wildcard benchmarks/*.py))))
 
 .DEFAULT_GOAL := help
@@ -67,8 +74,9 @@ check: $(INSTALLED) $(LINKS) ## format, lint, types and tests
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-bench: $(INSTALLED) ## run every script of benchmarks/: make bench LONG=FILE CLIPS=FOLDER (benchmarks/README.md)
-	@test -n "$(LONG)" -a -n "$(CLIPS)" || { echo "make bench LONG=FILE CLIPS=FOLDER: see benchmarks/README.md"; exit 2; }
+bench: $(INSTALLED) ## run every script of benchmarks/: make bench LONG= CLIPS= SENTENCES= REFERENCES= (benchmarks/README.md)
+	@test -n "$(LONG)" -a -n "$(CLIPS)" -a -n "$(SENTENCES)" -a -n "$(REFERENCES)" \
+		|| { echo "make bench LONG=FILE CLIPS=FOLDER SENTENCES=FILE REFERENCES=FILE: see benchmarks/README.md"; exit 2; }
 	@set -e; $(foreach name,$(BENCHMARKS),echo "== $(name)"; $(BIN)/python benchmarks/$(name).py $(BENCH_$(name));)
 
 clean: ## remove builds and caches; .venv stays

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
 
 from heedful.runtime.errors import CheckpointError
 
-_ALLOWED = ["*.json", "*.safetensors", "*.txt", "*.model", "README.md"]
+_ALLOWED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "README.md"]
 # Subfolders hold other frameworks' exports; `model.fp32-00001-of-00002.safetensors` and the like are the same weights
 # again in another precision.
 _IGNORED = ["*/*", "model.?*.safetensors"]

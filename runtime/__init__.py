@@ -17,8 +17,12 @@ from heedful.runtime.speech.results import Segment, Transcript, Word
 from heedful.runtime.speech.transcriber import Transcriber
 from heedful.runtime.speech.transcription import Transcription
 from heedful.runtime.speech.vad import VadOptions
+from heedful.runtime.text.options import TextOptions
+from heedful.runtime.text.results import Alignment, Sentence, Written
+from heedful.runtime.text.writer import Summarizer, Translator
 
 __all__ = [
+    "Alignment",
     "Bundle",
     "BundleError",
     "BusyError",
@@ -29,12 +33,17 @@ __all__ = [
     "HeedfulError",
     "InputError",
     "Segment",
+    "Sentence",
+    "Summarizer",
+    "TextOptions",
     "TranscribeOptions",
     "Transcriber",
     "Transcript",
     "Transcription",
+    "Translator",
     "VadOptions",
     "Word",
+    "Written",
     "load",
     "open_bundle",
 ]

@@ -1,33 +1,18 @@
 """The `heedful` command."""
 
 import logging
-import os
 import sys
-from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from heedful.runtime import errors
 from heedful.runtime.cli import bench, bundles, text, transcribe
+from heedful.runtime.cli.commands import Commands
 
 __all__ = ["app", "main"]
 
-
-class _Commands(TyperGroup):
-    """All commands, for which a reader who has seen enough, `head` for one, is no error."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            # what is left unwritten must not raise again at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(0)
-
-
 app = typer.Typer(
-    cls=_Commands,
+    cls=Commands,
     name="heedful",
     help="Turn attention models into ONNX and run them.",
     no_args_is_help=True,

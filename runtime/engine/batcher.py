@@ -13,12 +13,16 @@ from heedful.runtime.errors import BusyError
 
 T = TypeVar("T")
 
+# seconds for which a thread waits for more work; a new one has caches and heaps to fill again
+_IDLE = 10.0
+
 
 class _Group:
-    """Jobs that one caller waits for."""
+    """Jobs that one caller waits for, and what must be done before they begin."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job], prepare: Callable[[], None] | None) -> None:
         self.jobs = list(jobs)
+        self.prepare = prepare
         self.future: Future[None] = Future()
         self.withdrawn = False
 
@@ -26,9 +30,9 @@ class _Group:
 class Batcher:
     """Shares `decoder` between threads: jobs are admitted between steps, stepped together and retired one by one.
 
-    Everything that computes runs on one thread of its own, which is there only while there is work. Memory is bounded
-    by the rows of the decoder, for which callers wait in order of arrival, and by `queue`, the number of requests that
-    may be under way at once.
+    Everything that computes runs on one thread of its own, which ends when there is no work for a while. Memory is
+    bounded by the rows of the decoder, for which callers wait in order of arrival, and by `queue`, the number of
+    requests that may be under way at once.
     """
 
     def __init__(self, decoder: Decoder, queue: int) -> None:
@@ -83,9 +87,11 @@ class Batcher:
         self._submit(lambda: _fulfil(future, function))
         return future.result()
 
-    def generate(self, jobs: Sequence[Job]) -> None:
-        """Run `jobs`, in rows that the caller holds, until every search is over."""
-        group = _Group(jobs)
+    def generate(self, jobs: Sequence[Job], prepare: Callable[[], None] | None = None) -> None:
+        """Run `jobs`, in rows that the caller holds, until every search is over; `prepare` is called before, between
+        two steps, as by `call`.
+        """
+        group = _Group(jobs, prepare)
         self._submit(lambda: self._admit(group))
         try:
             group.future.result()
@@ -99,14 +105,16 @@ class Batcher:
     def _submit(self, work: Callable[[], None]) -> None:
         with self._state:
             self._work.append(work)
+            self._state.notify_all()
             if not self._alive:
                 self._alive = True
-                threading.Thread(target=self._loop, name="heedful").start()
+                # a daemon: while it only waits, it must not hold up the end of the program
+                threading.Thread(target=self._loop, name="heedful", daemon=True).start()
 
     def _loop(self) -> None:
         while True:
             with self._state:
-                if not self._work and not self._groups:
+                if not self._groups and not self._state.wait_for(lambda: self._work, _IDLE):
                     self._alive = False
                     return
                 # one at a time: those who decode get on between the inputs that others bring
@@ -122,6 +130,8 @@ class Batcher:
             group.future.set_result(None)
             return
         try:
+            if group.prepare is not None:
+                group.prepare()
             self._running.admit(group.jobs)
             self._groups.append(group)
         except BaseException as error:

@@ -178,12 +178,16 @@ class Writer:
 
     def _stream(self, request: Request, texts: Iterator[str], ahead: int) -> Iterator[Written]:
         lanes = self.lanes(request.short)
+        # its threads start when there is more than one group
         with lanes[0].request(), ThreadPoolExecutor(len(lanes), "heedful-lane") as pool:
             while window := list(_window(texts, ahead)):
                 tasks = [request.tasks(text) for text in window]
                 groups = _groups([task for each in tasks for task in each if task.piece.text], request.options.batch)
-                # the longest first: what is left for the end is short
-                list(pool.map(lambda group: self._run(request, lanes, group), groups))
+                if len(groups) > 1:
+                    # the longest first: what is left for the end is short
+                    list(pool.map(lambda group: self._run(request, lanes, group), groups))
+                elif groups:
+                    self._run(request, lanes, groups[0])
                 yield from map(_joined, tasks)
 
     def _run(self, request: Request, lanes: Sequence[Batcher], tasks: Sequence[_Task]) -> None:
@@ -197,11 +201,10 @@ class Writer:
 
     def _write(self, request: Request, lane: Batcher, rows: Sequence[int], tasks: Sequence[_Task]) -> None:
         sources = [request.framing.source(task.tokens) for task in tasks]
-        lane.call(lambda: self.model.encode(lane.decoder, dict(zip(rows, sources, strict=True))))
         jobs = [
             Job(row, request.framing.start, request.search(source)) for row, source in zip(rows, sources, strict=True)
         ]
-        lane.generate(jobs)
+        lane.generate(jobs, lambda: self.model.encode(lane.decoder, dict(zip(rows, sources, strict=True))))
         for task, job in zip(tasks, jobs, strict=True):
             best = job.search.results()[0]
             text = self.model.tokens.text(best.tokens)

@@ -19,6 +19,7 @@ WANTED = {
     "config.json": b"{}",
     "README.md": b"# A model",
     "merges.txt": b"a b",
+    "source.spm": b"pieces",
     "spiece.model": b"pieces",
     "model.safetensors.index.json": b'{"weight_map": {}}',
     "model-00001-of-00002.safetensors": b"one",

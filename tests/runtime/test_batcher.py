@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heedful.runtime.engine import batcher as batcher_module
 from heedful.runtime.engine.batcher import Batcher
 from heedful.runtime.engine.decoder import Decoder, Feed, Scores
 from heedful.runtime.engine.generate import Job, generate
@@ -229,7 +230,8 @@ def test_a_caller_who_goes_away_leaves_no_job_in_its_row(monkeypatch: pytest.Mon
     assert len(after.search.results()[0].tokens) == 3
 
 
-def test_no_thread_is_left_when_there_is_no_work() -> None:
+def test_no_thread_is_left_when_there_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batcher_module, "_IDLE", 0.05)
     shared = batcher(Reader())
     shared.generate([endless(0, 3)])
     for thread in threading.enumerate():
