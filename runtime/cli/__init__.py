@@ -6,13 +6,12 @@ import sys
 import typer
 
 from heedful.runtime import errors
-from heedful.runtime.cli import bench, bundles, text, transcribe
-from heedful.runtime.cli.commands import Commands
+from heedful.runtime.cli import bench, bundles, commands, text, transcribe
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
-    cls=Commands,
+    cls=commands.Commands,
     name="heedful",
     help="Turn attention models into ONNX and run them.",
     no_args_is_help=True,
