@@ -1,6 +1,6 @@
 """Speed of a Transformer of the shape of opus-mt beside CTranslate2, optimum and transformers, same weights.
 
-    python benchmarks/text_transformer.py FOLDER --ctranslate2-python PYTHON [--optimum-python PYTHON]
+    python benchmarks/text_transformer.py FOLDER --ctranslate2-python PYTHON --optimum-python PYTHON
 
 FOLDER is where rivals/opus.py makes the model, if it is not there; its bundle `opus-shaped-int8` is exported if it is
 not there. 32 lines of 20 tokens, 40 new tokens each, whatever the model says. CTranslate2 computes in int8, as we do,
@@ -29,7 +29,7 @@ def main() -> None:
     arguments_of = parser(__doc__)
     arguments_of.add_argument("folder")
     arguments_of.add_argument("--ctranslate2-python", required=True)
-    arguments_of.add_argument("--optimum-python")
+    arguments_of.add_argument("--optimum-python", required=True)
     arguments = arguments_of.parse_args()
     folder = Path(arguments.folder).absolute()
     if not folder.exists():
@@ -38,9 +38,7 @@ def main() -> None:
         export(folder, BUNDLE, "int8")
     ours = Rival(sys.executable, "run_heedful_text.py")
     ctranslate2 = Rival(arguments.ctranslate2_python, "run_ctranslate2_text.py")
-    others = {"transformers": Rival(sys.executable, "run_transformers_text.py")}
-    if arguments.optimum_python:
-        others["optimum"] = Rival(arguments.optimum_python, "run_optimum_text.py")
+    others = {name: Rival(arguments.optimum_python, f"run_{name}_text.py") for name in ("transformers", "optimum")}
     rivals = (ctranslate2, *others.values())
     engines = ", ".join(rival.engine for rival in rivals)
     print(

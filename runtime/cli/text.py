@@ -42,6 +42,9 @@ def translate(
     target: Target = None,
     beams: Beams = None,
     prompt: Prompt = None,
+    shortlist: Annotated[
+        bool, typer.Option("--shortlist", help="Use no words but those the bundle's shortlist has for the source's.")
+    ] = False,
     stream: Annotated[bool, typer.Option("--stream", help="Print every line as soon as it is translated.")] = False,
     alignment: Annotated[
         bool, typer.Option("--alignment", help="Add a tab and links between words, 0-0 1-2 ..., to each line.")
@@ -53,6 +56,7 @@ def translate(
     """Translate text: line N of the output is line N of the input."""
     translator = _load(model, device, threads)
     options: dict[str, Any] = {"source": source, "target": target, "beams": beams, "prompt": prompt}
+    options["shortlist"] = shortlist
     if stream:
         options["ahead"] = 1
     with _lines(text, file, hidden=output is None and sys.stdout.isatty()) as lines, open_output(output) as out:

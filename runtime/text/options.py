@@ -19,7 +19,7 @@ class TextOptions:
     lengths in tokens. prompt: text before every input, such as T5's "summarize: ". split: cut texts into sentences,
     which are read one by one; a text longer than the model's positions is cut even without. alignment: say which words
     of the source each word of the result looked at. shortlist: use no words but those that the bundle's shortlist has
-    for the source's, which is faster. batch: inputs decoded side by side.
+    for the source's, which is faster for a single sentence. batch: inputs decoded side by side.
     """
 
     source: str | None = None
@@ -33,7 +33,7 @@ class TextOptions:
     prompt: str | None = None
     split: bool | None = None
     alignment: bool = False
-    shortlist: bool | None = None
+    shortlist: bool = False
     batch: int = 32
 
     def __post_init__(self) -> None:

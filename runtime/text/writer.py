@@ -52,7 +52,7 @@ class Request:
         self.framing: Framing = model.framing(source, target)
         self.settings = options.search(model.search)
         self.prompt = options.prompt or ""
-        self.short = model.has_shortlist if options.shortlist is None else options.shortlist
+        self.short = options.shortlist
         if self.short and not model.has_shortlist:
             raise InputError(f"{model.bundle.path} has no shortlist: leave shortlist out")
         self.room = model.positions - len(self.framing.source([]))
@@ -139,7 +139,7 @@ class Writer:
         self._count, self._rows, self._queue = lanes, -(-rows // lanes), queue
         self._lanes: dict[bool, list[Batcher]] = {}
         self._lock = threading.Lock()
-        self.lanes(self.model.has_shortlist)
+        self.lanes(False)
         self._turn = count()
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
 
@@ -182,7 +182,9 @@ class Writer:
         with lanes[0].request(), ThreadPoolExecutor(len(lanes), "heedful-lane") as pool:
             while window := list(_window(texts, ahead)):
                 tasks = [request.tasks(text) for text in window]
-                groups = _groups([task for each in tasks for task in each if task.piece.text], request.options.batch)
+                pieces = [task for each in tasks for task in each if task.piece.text]
+                # all lanes have something to do
+                groups = _groups(pieces, min(request.options.batch, -(-len(pieces) // len(lanes)) or 1))
                 if len(groups) > 1:
                     # the longest first: what is left for the end is short
                     list(pool.map(lambda group: self._run(request, lanes, group), groups))
