@@ -1,16 +1,16 @@
 """The tokenizers of the text-to-text families, each made into a `tokenizers.Tokenizer` with the ids of its model."""
 
-import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from heedful.export import sentencepiece
+from heedful.export.checkpoint import read_json
 from heedful.runtime.errors import CheckpointError
 
 _END = "</s>"
@@ -165,7 +165,7 @@ def _marian(folder: Path) -> Tokenizers:
 
 def _m2m_100(folder: Path) -> Tokenizers:
     """The languages come after the pieces; which they are, tokenizer_config.json says."""
-    settings = _read_json(folder / "tokenizer_config.json")
+    settings = read_json(folder / "tokenizer_config.json")
     languages = _WMT_21 if settings.get("language_codes") == "wmt21" else _M2M_100
     tail = tuple(f"__{language}__" for language in languages.split())
     model = sentencepiece.read(folder / "sentencepiece.bpe.model")
@@ -216,21 +216,8 @@ def _present(path: Path) -> Path:
 
 def _vocabulary(path: Path) -> list[str]:
     """The tokens of a vocab.json in the order of their ids."""
-    ids = _read_json(_present(path))
+    ids = read_json(_present(path))
     names = {i: name for name, i in ids.items() if isinstance(i, int)}
     if names.keys() != set(range(len(ids))):
         raise CheckpointError(f"{path} does not number its tokens 0, 1, 2 and so on; download it again")
     return [names[i] for i in range(len(ids))]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`; empty when there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); download it again") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is not a JSON object; download it again")
-    return content
