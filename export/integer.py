@@ -56,8 +56,7 @@ def quantize_known(model: ir.Model, scales: Mapping[str, Scales]) -> None:
         add, bias = bias_of(node)
         product = _product(model, node, weight, quantized.outputs[0], scale, known.columns, bias)
         replace(model, node, add, quantized, product)
-    for node, known in _lookups(model, scales):
-        _look_up(model, node, known.columns)
+    _look_up_all(model, scales)
 
 
 def quantize_rows(model: ir.Model, pattern: str = "") -> None:
@@ -82,8 +81,7 @@ def quantize_rows(model: ir.Model, pattern: str = "") -> None:
         product = _product(model, node, weight, quantized.outputs[0], one, columns, None)
         scaled = ir.node("Mul", [product.outputs[0], scale.outputs[0]])
         replace(model, node, None, size, largest, unit, scale, whole, quantized, product, scaled)
-    for node, known in _lookups(model, scales):
-        _look_up(model, node, known.columns)
+    _look_up_all(model, scales)
 
 
 def quantize_tables(model: ir.Model, pattern: str) -> None:
@@ -97,8 +95,7 @@ def quantize_tables(model: ir.Model, pattern: str) -> None:
             table = value.const_value.numpy()
             columns = np.maximum(np.abs(table).max(axis=1), 1e-12).astype(np.float32) / 127
             scales[name.removeprefix("model.")] = Scales(1.0, columns)
-    for node, known in _lookups(model, scales):
-        _look_up(model, node, known.columns)
+    _look_up_all(model, scales)
 
 
 def _zero(model: ir.Model) -> ir.Value:
@@ -132,15 +129,13 @@ def _product(
     return ir.node("QGemm", inputs, {"transB": 1}, domain=MICROSOFT)
 
 
-def _lookups(model: ir.Model, scales: Mapping[str, Scales]) -> list[tuple[ir.Node, Scales]]:
-    """Lookups in a table of `scales` that is a constant."""
-    found = []
-    for node in model.graph:
-        table = node.inputs[0] if node.op_type == "Gather" else None
+def _look_up_all(model: ir.Model, scales: Mapping[str, Scales]) -> None:
+    """Make every lookup in a table of `scales` that is a constant a lookup of integers."""
+    for node in [node for node in model.graph if node.op_type == "Gather"]:
+        table = node.inputs[0]
         known = None if table is None else scales.get(str(table.name).removeprefix("model."))
         if known is not None and table is not None and table.const_value is not None:
-            found.append((node, known))
-    return found
+            _look_up(model, node, known.columns)
 
 
 def _look_up(model: ir.Model, node: ir.Node, columns: NDArray[np.float32]) -> None:

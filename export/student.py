@@ -18,8 +18,7 @@ from heedful.export.family import Family
 from heedful.export.integer import set_scales
 from heedful.export.plan import TEXT
 from heedful.export.shortlist import Shortlist, read_shortlist
-from heedful.export.text import graphs, subject
-from heedful.export.tokenizers import build_tokenizers
+from heedful.export.text import graphs, subject, tokenizer_files
 from heedful.export.weights import NameTable, load_weights
 from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from heedful.models.text import StackConfig
@@ -160,8 +159,7 @@ def note_scales(model: Seq2Seq, tensors: Mapping[str, Tensor], table: NameTable)
 
 def tokenizers(checkpoint: Checkpoint) -> dict[str, Tokenizer]:
     """The vocabulary's tokenizer, or one for each side."""
-    source, target = build_tokenizers(checkpoint.path, "student")
-    return {"tokenizer.json": source} if source is target else {"tokenizer.json": source, "target.json": target}
+    return tokenizer_files(checkpoint, "student")
 
 
 def languages(checkpoint: Checkpoint) -> list[str] | None:

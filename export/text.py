@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -95,8 +95,7 @@ class TextFamily:
         return model.eval()
 
     def tokenizers(self, checkpoint: Checkpoint) -> dict[str, Tokenizer]:
-        source, target = build_tokenizers(checkpoint.path, self.tokenizer(checkpoint.config))
-        return {"tokenizer.json": source} if source is target else {"tokenizer.json": source, "target.json": target}
+        return tokenizer_files(checkpoint, self.tokenizer(checkpoint.config))
 
     def describe(self, checkpoint: Checkpoint, model: Seq2Seq, tokenizers: dict[str, Tokenizer]) -> dict[str, Any]:
         config = checkpoint.config
@@ -105,7 +104,7 @@ class TextFamily:
         decoder = model.config.decoder
         return {
             "pair": pair(checkpoint),
-            "frame": {"before": frame.before, "after": frame.after, "start": frame.start, "forced": frame.forced},
+            "frame": asdict(frame),
             "languages": find_languages(tokenizers["tokenizer.json"], self.languages),
             "end": first(generation.get("eos_token_id")),
             "positions": model.config.encoder.max_positions,
@@ -113,6 +112,12 @@ class TextFamily:
             "search": search(generation, frame, decoder.max_positions),
             "alignment_heads": alignment_heads(model.config),
         }
+
+
+def tokenizer_files(checkpoint: Checkpoint, kind: str) -> dict[str, Tokenizer]:
+    """The tokenizers of the `kind` (export/tokenizers.py) of `checkpoint`, by the names of their files in a bundle."""
+    source, target = build_tokenizers(checkpoint.path, kind)
+    return {"tokenizer.json": source} if source is target else {"tokenizer.json": source, "target.json": target}
 
 
 def first(tokens: Any) -> int:

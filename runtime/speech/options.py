@@ -1,10 +1,11 @@
 """What a caller can ask of a transcription."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from heedful.runtime.errors import InputError
+from heedful.runtime.options import check_whole, options_of
 from heedful.runtime.speech.vad import VadOptions
 
 Task = Literal["transcribe", "translate"]
@@ -50,9 +51,7 @@ class TranscribeOptions:
 
     def __post_init__(self) -> None:
         for name in ("beams", "best_of", "batch"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 256:
-                raise InputError(f"{name} must be a whole number from 1 to 256, not {value!r}")
+            check_whole(name, getattr(self, name), 1, 256)
         if self.task not in get_args(Task):
             raise InputError(f"unknown task {self.task!r}: choose one of {', '.join(get_args(Task))}")
         temperatures = self.temperatures
@@ -75,7 +74,4 @@ class TranscribeOptions:
     @classmethod
     def of(cls, **given: object) -> "TranscribeOptions":
         """Options from keyword arguments; InputError names one that does not exist."""
-        known = [field.name for field in fields(cls)]
-        if unknown := [name for name in given if name not in known]:
-            raise InputError(f"unknown option {unknown[0]!r}: there are {', '.join(known)}")
-        return cls(**given)  # type: ignore[arg-type]
+        return options_of(cls, given)

@@ -1,10 +1,11 @@
 """What a caller can ask of a translation or a summary."""
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from heedful.runtime.errors import InputError
+from heedful.runtime.options import check_whole, options_of
 
 _KINDS = {"source": str, "target": str, "prompt": str, "early_stopping": bool, "split": bool}
 _KINDS |= {"alignment": bool, "shortlist": bool}
@@ -45,11 +46,8 @@ class TextOptions:
             ("max_length", 1, 1_000_000),
         ):
             value = getattr(self, name)
-            if value is None and name != "batch":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise InputError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
-
+            if value is not None or name == "batch":
+                check_whole(name, value, least, most)
         for name, kind in _KINDS.items():
             value = getattr(self, name)
             if value is not None and not isinstance(value, kind):
@@ -63,10 +61,7 @@ class TextOptions:
     @classmethod
     def of(cls, **given: object) -> "TextOptions":
         """Options from keyword arguments; InputError names one that does not exist."""
-        known = [field.name for field in fields(cls)]
-        if unknown := [name for name in given if name not in known]:
-            raise InputError(f"unknown option {unknown[0]!r}: there are {', '.join(known)}")
-        return cls(**given)  # type: ignore[arg-type]
+        return options_of(cls, given)
 
     def search(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The bundle's `settings` with what is given here in their place."""

@@ -55,8 +55,10 @@ class Request:
         self.short = options.shortlist
         if self.short and not model.has_shortlist:
             raise InputError(f"{model.bundle.path} has no shortlist: leave shortlist out")
+        self.prompt_length = len(model.tokens.encode(self.prompt))
+        self.rules = self._rules()
         self.room = model.positions - len(self.framing.source([]))
-        if self.room < 2 + len(model.tokens.encode(self.prompt)):
+        if self.room < 2 + self.prompt_length:
             raise InputError(f"the prompt {self.prompt[:40]!r} leaves no room for a text: this model reads {self.room}")
 
     def tasks(self, text: str) -> list[_Task]:
@@ -94,7 +96,7 @@ class Request:
         limits = Limits(
             self.model.end,
             max(length, 1),
-            self._rules(),
+            self.rules,
             before=self.framing.forced,
             forced_end=settings["forced_end"],
         )
@@ -220,7 +222,7 @@ class Writer:
         before = len(request.framing.before)
         mean = weights.mean(0)[: len(sentence.tokens), before : before + len(task.tokens)]
         # the prompt is no part of the text
-        prompt = len(self.model.tokens.encode(request.prompt)) if request.prompt else 0
+        prompt = request.prompt_length
         found = link(
             self.model,
             sentence.source,
