@@ -159,13 +159,15 @@ class SelfAttention(nn.Module):
         positions: Tensor | None = None,
         cache: KeyValue | None = None,
         at: Tensor | None = None,
+        prefix: KeyValue | None = None,
         need_weights: bool = False,
     ) -> tuple[Attended, KeyValue]:
         """x (b, q, width) -> output (b, q, width), and the keys and values (b, g, k, d) that were attended to.
 
         With a `cache` of k slots the new keys and values are written into it from slot `at` (b,) on and all k slots
         are attended to, as far as `mask` (b, 1, q, k) lets each query see them. `positions` (b, q) turn the rotary
-        embedding, if there is one.
+        embedding, if there is one. A `prefix` (b, g, p, d) is what came before, which every query sees: weights are
+        then (b, h, q, p + k), and the prefix is no part of what is returned.
         """
         heads = split_heads(self.query_key_value(x), self.heads + 2 * self.kv_heads)
         query, key, value = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)
@@ -178,7 +180,13 @@ class SelfAttention(nn.Module):
         present = KeyValue(key, value)
         if cache is not None and at is not None:
             present = write(cache, present, at)
-        attended = self.score(query, present.key, present.value, mask, need_weights)
+        key, value = present
+        if prefix is not None:
+            key, value = torch.cat([prefix.key, key], dim=2), torch.cat([prefix.value, value], dim=2)
+            if mask is not None:
+                seen = torch.ones(prefix.key.shape[2], dtype=torch.bool, device=mask.device)
+                mask = torch.cat([seen.expand(*mask.shape[:-1], -1), mask], dim=-1)
+        attended = self.score(query, key, value, mask, need_weights)
         return Attended(self.output(merge_heads(attended.output)), attended.weights), present
 
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from heedful.models.attention import CrossAttention, visible
+from heedful.models.attention import visible
 from heedful.models.cache import KeyValue, State
 from heedful.models.positions import Learned, RelativeBias, Sinusoidal
-from heedful.models.transformer import DecoderLayer, EncoderLayer, LayerConfig
+from heedful.models.transformer import ACTIVATIONS, DecoderLayer, EncoderLayer, LayerConfig
 
 Positions = Literal["learned", "sinusoidal", "relative"]
 
@@ -28,7 +28,8 @@ class StackConfig:
     `sinusoids`, `buckets` and `max_distance` those of `RelativeBias`. Embeddings are multiplied by `embedding_scale`
     and normalised where `embedding_norm`; `zero_start`: the first of all is zero, whatever the token. `final_norm`: the
     last layer's output is normalised. Of decoders: logits are the product with the embedding, or, not `tied`, with a
-    matrix of their own, of hidden states times `output_scale`, plus one number a token where `output_bias`.
+    matrix of their own, of hidden states times `output_scale`, plus one number a token where `output_bias`;
+    `output_transform`: hidden states go through a linear map, the activation and a norm before that.
     """
 
     vocabulary: int
@@ -47,6 +48,7 @@ class StackConfig:
     tied: bool = True
     output_scale: float = 1.0
     output_bias: bool = False
+    output_transform: bool = False
 
 
 class Stack(nn.Module):
@@ -104,6 +106,19 @@ class TokenEncoder(Stack):
         return self.norm(x)
 
 
+class Transform(nn.Module):
+    """What BERT puts between hidden states and logits: (..., width) -> (..., width)."""
+
+    def __init__(self, config: LayerConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.width, config.width)
+        self.activation = ACTIVATIONS[config.activation]
+        self.norm = config.build_norm()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.activation(self.dense(x)))
+
+
 class TokenDecoder(Stack):
     """Writes a text about a memory, token by token."""
 
@@ -112,6 +127,7 @@ class TokenDecoder(Stack):
         self.layers = nn.ModuleList(DecoderLayer(config.layer) for _ in range(config.layers))
         self.output = None if config.tied else nn.Linear(config.layer.width, config.vocabulary, bias=False)
         self.output_bias = nn.Parameter(torch.zeros(config.vocabulary)) if config.output_bias else None
+        self.transform = Transform(config.layer) if config.output_transform else nn.Identity()
 
     def forward(
         self,
@@ -143,13 +159,17 @@ class TokenDecoder(Stack):
         return [layer.get_submodule("attention").empty(inputs, slots) for layer in self.layers]  # type: ignore[operator]
 
     def remember(self, memory: Tensor) -> list[KeyValue]:
-        """The encoder's output (b, k, width) -> keys and values (b, h, k, d) for the cross-attention of each layer."""
-        attentions = (layer.get_submodule("cross_attention") for layer in self.layers)
-        return [attention.remember(memory) for attention in attentions if isinstance(attention, CrossAttention)]
+        """The encoder's output (b, k, memory_width) -> the keys and values (b, h, k, d) that each layer reads of it."""
+        remembered = []
+        for layer in self.layers:
+            found, memory = layer.remember(memory)  # type: ignore[operator]
+            remembered.append(found)
+        return remembered
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., width) -> logits (..., vocabulary), float32."""
         matrix = self.tokens.weight if self.output is None else self.output.weight
+        hidden = self.transform(hidden)
         if self.config.output_scale != 1.0:
             hidden = hidden * self.config.output_scale
         logits = F.linear(hidden, matrix).float()

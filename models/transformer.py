@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,10 +15,11 @@ from heedful.models.attention import CrossAttention, SelfAttention
 from heedful.models.cache import KeyValue
 from heedful.models.ssru import SSRU
 
-ActivationName = Literal["gelu", "gelu_tanh", "relu", "silu"]
+ActivationName = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu"]
 ACTIVATIONS: dict[ActivationName, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
     "relu": F.relu,
     "silu": F.silu,
 }
@@ -31,7 +33,9 @@ class LayerConfig:
     `inner` is the width between the two maps of the feed-forward block; `gated` has it multiplied by a second map
     (Shazeer 2020, arXiv 2002.05202). `head_dim` and `scale`, of the dot product, are width / heads and
     1 / sqrt(head_dim) unless given. `norm_first`: each block reads a normalised copy; else its sum with what it read is
-    normalised. `recurrent`: an `SSRU` in place of a decoder's self-attention.
+    normalised. Of decoders: `memory_width` is that of what cross-attention reads, `width` unless given; `recurrent`: an
+    `SSRU` in place of self-attention; `prefixed`: there is no cross-attention, the memory are tokens that went through
+    the same layers before the text and that self-attention sees as well.
     """
 
     width: int
@@ -45,7 +49,9 @@ class LayerConfig:
     norm_first: bool = True
     activation: ActivationName = "gelu"
     gated: bool = False
+    memory_width: int | None = None
     recurrent: bool = False
+    prefixed: bool = False
 
     def build_norm(self) -> nn.Module:
         """A normalisation of `width` channels."""
@@ -112,18 +118,17 @@ class DecoderLayer(Block):
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__(config)
+        sizes = {"head_dim": config.head_dim, "bias": config.bias, "scale": config.scale}
+        self.prefixed = config.prefixed
         self.attention_norm = config.build_norm()
         self.attention: SelfAttention | SSRU = (
-            SSRU(config.width)
-            if config.recurrent
-            else SelfAttention(
-                config.width, config.heads, head_dim=config.head_dim, bias=config.bias, scale=config.scale
+            SSRU(config.width) if config.recurrent else SelfAttention(config.width, config.heads, **sizes)
+        )
+        if not config.prefixed:
+            self.cross_attention_norm = config.build_norm()
+            self.cross_attention = CrossAttention(
+                config.width, config.heads, memory_width=config.memory_width, **sizes
             )
-        )
-        self.cross_attention_norm = config.build_norm()
-        self.cross_attention = CrossAttention(
-            config.width, config.heads, head_dim=config.head_dim, bias=config.bias, scale=config.scale
-        )
 
     def forward(
         self,
@@ -135,11 +140,24 @@ class DecoderLayer(Block):
         at: Tensor | None = None,
         need_weights: bool = False,
     ) -> tuple[Tensor, KeyValue, Tensor | None]:
-        """x (b, n, width) -> x, what self-attention or the cell will read later, and the weights (b, h, n, k) of
-        cross-attention.
+        """x (b, n, width) -> x, what self-attention or the cell will read later, and the weights (b, h, n, k) of the
+        memory.
         """
-        attended, present = self.attention(self.before(self.attention_norm, x), mask, cache=cache, at=at)
+        reads = {"prefix": memory, "need_weights": need_weights} if self.prefixed else {}
+        attended, present = self.attention(self.before(self.attention_norm, x), mask, cache=cache, at=at, **reads)
         x = self.after(self.attention_norm, x + attended.output)
+        if self.prefixed:
+            weights = None if attended.weights is None else attended.weights[..., : memory.key.shape[2]]
+            return self.feed(x), present, weights
         crossed = self.cross_attention(self.before(self.cross_attention_norm, x), memory, memory_mask, need_weights)
         x = self.after(self.cross_attention_norm, x + crossed.output)
         return self.feed(x), present, crossed.weights
+
+    def remember(self, memory: Tensor) -> tuple[KeyValue, Tensor]:
+        """memory (b, k, memory_width) -> the keys and values (b, h, k, d) that this layer reads of it, and the memory of
+        the next layer.
+        """
+        if not self.prefixed:
+            return self.cross_attention.remember(memory), memory
+        attended, present = self.attention(self.before(self.attention_norm, memory))
+        return present, self.feed(self.after(self.attention_norm, memory + attended.output))
