@@ -4,23 +4,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from heedful.export.text import SOURCE, TARGET, Frame, Part, TextFamily, first
+from heedful.export.activations import activation
+from heedful.export.generation import first
+from heedful.export.text import SOURCE, TARGET, Frame, Part, TextFamily
 from heedful.export.weights import NameTable
 from heedful.models.seq2seq import Seq2SeqConfig
 from heedful.models.text import StackConfig
-from heedful.models.transformer import ActivationName, LayerConfig
-from heedful.runtime.errors import CheckpointError
+from heedful.models.transformer import LayerConfig
 
 Json = Mapping[str, Any]
 
-_ACTIVATIONS: dict[str, ActivationName] = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
-_LAYER_PARTS = {
+LAYER_PARTS = {
     "attention_norm": ["self_attn_layer_norm"],
     "attention.query_key_value": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
     "attention.output": ["self_attn.out_proj"],
@@ -48,7 +42,7 @@ def names(config: Seq2SeqConfig) -> NameTable:
             f"{side}.embedding_norm": [f"{side}.layernorm_embedding"],
             f"{side}.norm": [f"{side}.layer_norm"],
         }
-        for ours, theirs in _LAYER_PARTS.items():
+        for ours, theirs in LAYER_PARTS.items():
             modules[f"{side}.layers.{{}}.{ours}"] = [f"{side}.layers.{{}}.{part}" for part in theirs]
     return NameTable(
         modules=modules,
@@ -60,18 +54,13 @@ def names(config: Seq2SeqConfig) -> NameTable:
 
 def stack(config: Json, side: str, **kinds: Any) -> StackConfig:
     """One side's stack; `kinds` are the fields of `StackConfig` and `LayerConfig` that the family sets itself."""
-    activation = config["activation_function"]
-    if activation not in _ACTIVATIONS:
-        raise CheckpointError(
-            f"config.json asks for the activation {activation!r}: known are {', '.join(_ACTIVATIONS)}"
-        )
     norm_first = kinds.pop("norm_first")
     layer = LayerConfig(
         config["d_model"],
         config[f"{side}_attention_heads"],
         config[f"{side}_ffn_dim"],
         norm_first=norm_first,
-        activation=_ACTIVATIONS[activation],
+        activation=activation(config["activation_function"]),
     )
     return StackConfig(
         vocabulary=(side == "decoder" and config.get("decoder_vocab_size")) or config["vocab_size"],

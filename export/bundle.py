@@ -98,8 +98,10 @@ def _graphs(
     if precision == "fp16":
         # a copy: the certificate compares with the weights as the checkpoint has them
         half = copy.deepcopy(model).half()
-        if hasattr(model, "log_mel"):
-            half.log_mel = model.log_mel  # a spectrum spans more than float16 can hold
+        # a spectrum spans more than float16 can hold, and the bytes of a picture are exact in float32
+        for front in ("log_mel", "normalize"):
+            if hasattr(model, front):
+                setattr(half, front, getattr(model, front))
         model = half
     traced = {}
     for graph in family.graphs(model, description):
@@ -144,12 +146,13 @@ def _place(model: ir.Model, name: str) -> dict[str, Any]:
 
 def _decoder_shape(model: Any, precision: Precision) -> dict[str, Any]:
     config = model.decoder.config
-    attention = model.decoder.layers[0].cross_attention
+    layer = model.decoder.layers[0]
+    attention = layer.attention if layer.prefixed else layer.cross_attention
     return {
         "layers": config.layers,
         "heads": attention.kv_heads,
         "head_dim": attention.head_dim,
-        "frames": getattr(model.config, "audio_positions", 0),
+        "frames": model.frames,
         "positions": config.max_positions,
         "vocabulary": config.vocabulary,
         "dtype": "float16" if precision == "fp16" else "float32",

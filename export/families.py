@@ -1,6 +1,6 @@
 """All families that can be exported."""
 
-from heedful.export import bart, student, t5, whisper
+from heedful.export import bart, captioners, student, t5, whisper
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.family import Family
 from heedful.runtime.errors import CheckpointError
@@ -9,6 +9,7 @@ FAMILIES: tuple[Family, ...] = (
     whisper.FAMILY,
     student.FAMILY,
     *(each.family for each in (*bart.FAMILIES, *t5.FAMILIES)),
+    *(each.family for each in captioners.families()),
 )
 
 

@@ -48,6 +48,9 @@ def _place(attention: ir.Node) -> _Place | None:
     split = attention.inputs[0].producer() if attention.inputs[0] is not None else None
     if split is None or split.op_type != "Split" or list(split.outputs) != list(attention.inputs[:3]):
         return None
+    # keys and values that are wanted elsewhere too, as those of a prefix are
+    if any(value.is_graph_output() or len(value.uses()) != 1 for value in split.outputs):
+        return None
     before = _chain_back(split, ["Transpose", "Reshape"])
     after = _chain_forward(attention, ["Transpose", "Reshape"])
     if before is None or after is None or before[-1].inputs[0] is None:

@@ -23,6 +23,12 @@ SPEECH: Plan = {
     "decoder": [("", quantize_blockwise)],
     "aligner": [("", quantize_blockwise)],
 }
+# an encoder reads one picture at a time; convolutions are not quantized
+IMAGE: Plan = {
+    "encoder": [("", quantize_rows)],
+    "decoder": [("", quantize_blockwise)],
+    "aligner": [("", quantize_blockwise)],
+}
 # many short inputs side by side
 TEXT: Plan = {
     graph: [("", quantize_rows), (r"tokens\.weight$", quantize_tables)] for graph in ("encoder", "decoder", "aligner")

@@ -13,6 +13,7 @@ import yaml  # type: ignore[import-untyped]
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from heedful.export.activations import activation
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.family import Family
 from heedful.export.integer import set_scales
@@ -22,10 +23,9 @@ from heedful.export.text import graphs, subject, tokenizer_files
 from heedful.export.weights import NameTable, load_weights
 from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from heedful.models.text import StackConfig
-from heedful.models.transformer import ActivationName, LayerConfig
+from heedful.models.transformer import LayerConfig
 from heedful.runtime.errors import CheckpointError
 
-_ACTIVATIONS: dict[str, ActivationName] = {"relu": "relu", "swish": "silu", "gelu": "gelu"}
 # what must be so for the model to be the one in models/seq2seq.py
 _EXPECTED: dict[str, set[Any]] = {
     "type": {"transformer"},
@@ -98,7 +98,6 @@ def configure(config: Mapping[str, Any]) -> Seq2SeqConfig:
     recurrent = config["transformer-decoder-autoreg"] == "rnn"
     if recurrent and config.get("dec-cell") != "ssru":
         raise CheckpointError(f"the model has the recurrent cell {config.get('dec-cell')!r}; Heedful knows ssru")
-    activation = _ACTIVATIONS[config["transformer-ffn-activation"]]
 
     def stack(layers: int, *, recurrent: bool = False, **kinds: bool) -> StackConfig:
         layer = LayerConfig(
@@ -107,7 +106,7 @@ def configure(config: Mapping[str, Any]) -> Seq2SeqConfig:
             config["transformer-dim-ffn"],
             norm_first=config["transformer-preprocess"] == "n",
             eps=_EPSILON,
-            activation=activation,
+            activation=activation(config["transformer-ffn-activation"]),
             recurrent=recurrent,
         )
         return StackConfig(

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from heedful.export.text import Frame, TextFamily, first
+from heedful.export.generation import first
+from heedful.export.text import Frame, TextFamily
 from heedful.export.weights import NameTable
 from heedful.models.seq2seq import Seq2SeqConfig
 from heedful.models.text import StackConfig

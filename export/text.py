@@ -11,6 +11,7 @@ from torch import Tensor
 
 from heedful.export.checkpoint import Checkpoint, read_json
 from heedful.export.family import Family, Subject
+from heedful.export.generation import first, search
 from heedful.export.graphs import Graph, Reading, build_graphs
 from heedful.export.plan import TEXT
 from heedful.export.tokenizers import build_tokenizers
@@ -109,7 +110,7 @@ class TextFamily:
             "end": first(generation.get("eos_token_id")),
             "positions": model.config.encoder.max_positions,
             "prefixes": prefixes(config),
-            "search": search(generation, frame, decoder.max_positions),
+            "search": search(generation, len(frame.start), decoder.max_positions),
             "alignment_heads": alignment_heads(model.config),
         }
 
@@ -118,11 +119,6 @@ def tokenizer_files(checkpoint: Checkpoint, kind: str) -> dict[str, Tokenizer]:
     """The tokenizers of the `kind` (export/tokenizers.py) of `checkpoint`, by the names of their files in a bundle."""
     source, target = build_tokenizers(checkpoint.path, kind)
     return {"tokenizer.json": source} if source is target else {"tokenizer.json": source, "target.json": target}
-
-
-def first(tokens: Any) -> int:
-    """A token that a configuration may state as a list."""
-    return int(tokens[0] if isinstance(tokens, list) else tokens)
 
 
 def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -169,25 +165,6 @@ def prefixes(config: Mapping[str, Any]) -> dict[str, str]:
     """What T5 puts before a text to say what is to be done with it, by name of the task."""
     tasks = config.get("task_specific_params") or {}
     return {name: values["prefix"] for name, values in tasks.items() if values.get("prefix")}
-
-
-def search(generation: Mapping[str, Any], frame: Frame, positions: int) -> dict[str, Any]:
-    """How the checkpoint asks for texts to be searched for; lengths count the start of a text, as transformers does."""
-    new = generation.get("max_new_tokens")
-    longest = len(frame.start) + int(new) if new else generation.get("max_length")
-    bad = [list(map(int, tokens)) for tokens in generation.get("bad_words_ids") or []]
-    return {
-        "beams": generation.get("num_beams") or 1,
-        "length_penalty": float(generation.get("length_penalty", 1.0)),
-        "early_stopping": generation.get("early_stopping") is True,
-        "no_repeat_ngram": int(generation.get("no_repeat_ngram_size") or 0),
-        "min_length": int(generation.get("min_length") or 0),
-        "max_length": min(longest or positions, positions),
-        "length_factor": None,
-        "forced_end": generation.get("forced_eos_token_id") is not None,
-        "bad_words": bad,
-        "suppress": list(generation.get("suppress_tokens") or []),
-    }
 
 
 def alignment_heads(config: Seq2SeqConfig) -> list[tuple[int, int]]:

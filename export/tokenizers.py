@@ -1,4 +1,4 @@
-"""The tokenizers of the text-to-text families, each made into a `tokenizers.Tokenizer` with the ids of its model."""
+"""The tokenizers of families, each made into a `tokenizers.Tokenizer` with the ids of its model."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from heedful.export import sentencepiece
 from heedful.export.checkpoint import read_json
@@ -184,6 +184,37 @@ _FAMILIES: dict[str, Callable[[Path], Tokenizers]] = {
     "pegasus": partial(_ready, _PEGASUS),
     "bart": _bart,
 }
+
+
+def find_tokenizer(folder: Path) -> Tokenizer:
+    """The tokenizer of a model that writes only, by the files in `folder`: tokenizer.json, else vocab.json with
+    merges.txt (GPT-2, RoBERTa), vocab.txt (BERT) or sentencepiece.bpe.model (XLM-RoBERTa).
+
+    Raises `CheckpointError` when there is none, or it is damaged.
+    """
+    builders: dict[str, Callable[[Path], Tokenizer]] = {
+        "tokenizer.json": lambda path: _load(path, _BASIC),
+        "vocab.json": lambda path: _bart(folder).source,
+        "vocab.txt": _bert,
+        "sentencepiece.bpe.model": lambda path: _special(_fairseq("").build(folder), _BASIC),
+    }
+    for name, build in builders.items():
+        if (folder / name).is_file():
+            return build(folder / name)
+    raise CheckpointError(f"{folder} has no tokenizer: it needs {' or '.join(builders)}")
+
+
+def _bert(path: Path) -> Tokenizer:
+    settings = read_json(path.parent / "tokenizer_config.json")
+    try:
+        tokenizer = Tokenizer(models.WordPiece.from_file(str(path), unk_token="[UNK]"))
+    except Exception as error:  # the library raises no narrower one
+        raise CheckpointError(f"{path} is no vocabulary of BERT's ({error}); download it again") from error
+    lower = settings.get("do_lower_case", True)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=settings.get("strip_accents"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return _special(tokenizer, ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
 
 
 def _same(tokenizer: Tokenizer) -> Tokenizers:

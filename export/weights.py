@@ -19,12 +19,14 @@ class NameTable:
 
     `modules` maps a module of ours, `{}` for a layer's number, to the modules of the checkpoint whose parameters, one
     below the other, make its own. `parameters` does the same for single tensors. `ignored` are patterns of tensors
-    that the model makes for itself. `separator` joins the parts of a name.
+    that the model makes for itself, `optional` of our parameters that are zero where the checkpoint has none.
+    `separator` joins the parts of a name.
     """
 
     modules: Mapping[str, Sequence[str]]
-    parameters: Mapping[str, str]
+    parameters: Mapping[str, str | Sequence[str]]
     ignored: Sequence[str] = ()
+    optional: Sequence[str] = ()
     separator: str = "."
     numbers: re.Pattern[str] = field(default=re.compile(r"(?<=\.)\d+(?=\.)"), repr=False)
 
@@ -33,8 +35,9 @@ class NameTable:
         number = self.numbers.findall(parameter)
         key = self.numbers.sub("{}", parameter)
         if key in self.parameters:
-            name = self.parameters[key].format(*number)
-            return [name] if name in available else []
+            stated = self.parameters[key]
+            names = [name.format(*number) for name in ([stated] if isinstance(stated, str) else stated)]
+            return list(names) if all(name in available for name in names) else []
         module, _, leaf = key.rpartition(".")
         found: list[str | None] = []
         for source in self.modules.get(module, ()):
@@ -52,6 +55,9 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], table: NameTab
     used: set[str] = set()
     for name, parameter in model.named_parameters():
         sources = table.sources(name, tensors)
+        if not sources and any(re.fullmatch(pattern, name) for pattern in table.optional):
+            nn.init.zeros_(parameter)
+            continue
         if not sources or (None in sources and not name.endswith(".bias")):
             raise CheckpointError(f"the checkpoint lacks {name}: is it whole, and of the model its config.json names?")
         parts = [None if source is None else tensors[source].float() for source in sources]

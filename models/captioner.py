@@ -48,6 +48,12 @@ class Captioner(nn.Module):
         self.bridge_norm = nn.Identity() if config.bridge_eps is None else nn.LayerNorm(width, eps=config.bridge_eps)
         self.decoder = TokenDecoder(config.decoder)
 
+    @property
+    def frames(self) -> int:
+        """Length of the memory."""
+        encoder = self.config.encoder
+        return encoder.extra_tokens + encoder.grid[0] * encoder.grid[1]
+
     def encode(self, pixels: Tensor) -> list[KeyValue]:
         """pixels (b, height, width, 3), uint8 -> keys and values (b, h, k, d) a layer of the k image tokens."""
         return self.decoder.remember(self.bridge_norm(self.bridge(self.encoder(self.normalize(pixels)))))

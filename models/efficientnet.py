@@ -79,7 +79,7 @@ class EfficientNetLite0(nn.Module):
 
 @dataclass(frozen=True)
 class ConvTransformerConfig:
-    """Sizes: height and width of images in pixels, multiples of 32, and the encoder layers over the network's output."""
+    """Height and width of images in pixels, multiples of 32, and the encoder layers over the network's output."""
 
     size: tuple[int, int]
     layers: int

@@ -34,6 +34,11 @@ class Seq2Seq(nn.Module):
         if config.shared_embedding:
             self.encoder.tokens = self.decoder.tokens
 
+    @property
+    def frames(self) -> int:
+        """Length of the memory; 0: as long as the source."""
+        return 0
+
     def encode(self, source: Tensor, lengths: Tensor) -> list[KeyValue]:
         """source (b, n), of which the first lengths (b,) are real, int -> keys and values (b, h, n, d) a layer."""
         return self.decoder.remember(self.encoder(source, lengths))

@@ -5,7 +5,7 @@ it (Vaswani et al. 2017, arXiv 1706.03762), with a recurrent cell in place of se
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -118,7 +118,7 @@ class DecoderLayer(Block):
 
     def __init__(self, config: LayerConfig) -> None:
         super().__init__(config)
-        sizes = {"head_dim": config.head_dim, "bias": config.bias, "scale": config.scale}
+        sizes: dict[str, Any] = {"head_dim": config.head_dim, "bias": config.bias, "scale": config.scale}
         self.prefixed = config.prefixed
         self.attention_norm = config.build_norm()
         self.attention: SelfAttention | SSRU = (
@@ -126,9 +126,7 @@ class DecoderLayer(Block):
         )
         if not config.prefixed:
             self.cross_attention_norm = config.build_norm()
-            self.cross_attention = CrossAttention(
-                config.width, config.heads, memory_width=config.memory_width, **sizes
-            )
+            self.cross_attention = CrossAttention(config.width, config.heads, memory_width=config.memory_width, **sizes)
 
     def forward(
         self,
@@ -143,7 +141,7 @@ class DecoderLayer(Block):
         """x (b, n, width) -> x, what self-attention or the cell will read later, and the weights (b, h, n, k) of the
         memory.
         """
-        reads = {"prefix": memory, "need_weights": need_weights} if self.prefixed else {}
+        reads: dict[str, Any] = {"prefix": memory, "need_weights": need_weights} if self.prefixed else {}
         attended, present = self.attention(self.before(self.attention_norm, x), mask, cache=cache, at=at, **reads)
         x = self.after(self.attention_norm, x + attended.output)
         if self.prefixed:
@@ -154,8 +152,8 @@ class DecoderLayer(Block):
         return self.feed(x), present, crossed.weights
 
     def remember(self, memory: Tensor) -> tuple[KeyValue, Tensor]:
-        """memory (b, k, memory_width) -> the keys and values (b, h, k, d) that this layer reads of it, and the memory of
-        the next layer.
+        """memory (b, k, memory_width) -> the keys and values (b, h, k, d) that this layer reads of it, and the memory
+        that the next layer reads.
         """
         if not self.prefixed:
             return self.cross_attention.remember(memory), memory

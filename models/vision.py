@@ -1,7 +1,7 @@
 """Images as tokens: square patches through a linear map, and a stack of encoder layers over them.
 
-Dosovitskiy et al. 2020, arXiv 2010.11929 (ViT); Touvron et al. 2020, arXiv 2012.12877 (DeiT); Radford et al. 2021, arXiv
-2103.00020 (CLIP). The encoders of ViT, DeiT, BLIP and CLIP differ in numbers only.
+Dosovitskiy et al. 2020, arXiv 2010.11929 (ViT); Touvron et al. 2020, arXiv 2012.12877 (DeiT); Radford et al. 2021,
+arXiv 2103.00020 (CLIP). The encoders of ViT, DeiT, BLIP and CLIP differ in numbers only.
 """
 
 from collections.abc import Sequence

@@ -74,6 +74,11 @@ class Whisper(nn.Module):
         self.encoder = WhisperEncoder(config)
         self.decoder = TokenDecoder(config.decoder)
 
+    @property
+    def frames(self) -> int:
+        """Length of the memory."""
+        return self.config.audio_positions
+
     def encode(self, waveform: Tensor) -> list[KeyValue]:
         """waveform (b, config.samples), float32 at 16 kHz -> keys and values (b, h, audio_positions, d) a layer."""
         mel = self.log_mel(waveform)

@@ -11,6 +11,9 @@ from heedful.runtime.errors import (
     HeedfulError,
     InputError,
 )
+from heedful.runtime.image.captioner import Captioner
+from heedful.runtime.image.options import CaptionOptions
+from heedful.runtime.image.results import Candidate, Caption, CaptionWord
 from heedful.runtime.load import load
 from heedful.runtime.speech.options import TranscribeOptions
 from heedful.runtime.speech.results import Segment, Transcript, Word
@@ -26,6 +29,11 @@ __all__ = [
     "Bundle",
     "BundleError",
     "BusyError",
+    "Candidate",
+    "Caption",
+    "CaptionOptions",
+    "CaptionWord",
+    "Captioner",
     "CheckpointError",
     "DeviceError",
     "ExportError",

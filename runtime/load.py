@@ -8,6 +8,7 @@ from typing import Any
 from heedful.runtime.bundle import open_bundle
 from heedful.runtime.engine.device import DeviceName, choose_device
 from heedful.runtime.errors import BundleError, InputError
+from heedful.runtime.image.captioner import Captioner
 from heedful.runtime.speech.transcriber import Transcriber
 from heedful.runtime.text.writer import Summarizer, Translator
 
@@ -25,7 +26,12 @@ class _Task:
     rows: int
 
 
-TASKS = {"transcribe": _Task(Transcriber, 16), "translate": _Task(Translator, 64), "summarize": _Task(Summarizer, 64)}
+TASKS = {
+    "transcribe": _Task(Transcriber, 16),
+    "translate": _Task(Translator, 64),
+    "summarize": _Task(Summarizer, 64),
+    "caption": _Task(Captioner, 16),
+}
 
 
 def load(
@@ -38,10 +44,10 @@ def load(
 ) -> Any:
     """Open `bundle`, a folder or the name of one in the bundle folder, on `device`.
 
-    What comes back is a `Transcriber`, `Translator` or `Summarizer`, as the bundle's task is. `auto` takes CUDA where
-    it works, else the CPU; the result's `device` says which. `threads` are used, 0 for one per core. Memory is bounded
-    by `rows`, the inputs that are decoded side by side, None for what suits the task, and `queue`, the requests that
-    may be under way at once: beyond it BusyError is raised.
+    What comes back is a `Transcriber`, `Translator`, `Summarizer` or `Captioner`, as the bundle's task is. `auto` takes
+    CUDA where it works, else the CPU; the result's `device` says which. `threads` are used, 0 for one per core. Memory
+    is bounded by `rows`, the inputs that are decoded side by side, None for what suits the task, and `queue`, the
+    requests that may be under way at once: beyond it BusyError is raised.
 
     Raises BundleError for a bundle that cannot be trusted or read, DeviceError for a device that is not to be had,
     InputError for an argument that makes no sense.

@@ -1,6 +1,7 @@
 """What the options of all tasks share: frozen dataclasses made from a caller's keyword arguments."""
 
-from dataclasses import fields
+import math
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from heedful.runtime.errors import InputError
@@ -20,3 +21,54 @@ def check_whole(name: str, value: object, least: int, most: int) -> None:
     """Raise InputError unless `value`, of the option `name`, is a whole number from `least` to `most`."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
         raise InputError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+
+
+def check_kind(name: str, value: object, kind: type) -> None:
+    """Raise InputError unless `value`, of the option `name`, is of `kind`."""
+    if not isinstance(value, kind):
+        raise InputError(f"{name} must be a {kind.__name__}, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """How a text is searched for; where one is None the bundle's own setting holds.
+
+    beams: width of the beam search; 1 is greedy. length_penalty, early_stopping, no_repeat_ngram, min_length,
+    max_length: as in transformers, lengths in tokens. prompt: text that goes before. batch: inputs decoded
+    side by side.
+    """
+
+    beams: int | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | None = None
+    no_repeat_ngram: int | None = None
+    min_length: int | None = None
+    max_length: int | None = None
+    prompt: str | None = None
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        check_whole("batch", self.batch, 1, 1024)
+        for name, least, most in (
+            ("beams", 1, 256),
+            ("no_repeat_ngram", 0, 100),
+            ("min_length", 0, 1_000_000),
+            ("max_length", 1, 1_000_000),
+        ):
+            value = getattr(self, name)
+            if value is not None:
+                check_whole(name, value, least, most)
+        for name, kind in (("prompt", str), ("early_stopping", bool)):
+            value = getattr(self, name)
+            if value is not None:
+                check_kind(name, value, kind)
+        penalty = self.length_penalty
+        if penalty is not None and (
+            isinstance(penalty, bool) or not isinstance(penalty, float | int) or not math.isfinite(penalty)
+        ):
+            raise InputError(f"length_penalty must be a number, not {penalty!r}")
+
+    def search(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The bundle's `settings` with what is given here in their place."""
+        given = {name: getattr(self, name) for name in settings if hasattr(self, name)}
+        return settings | {name: value for name, value in given.items() if value is not None}

@@ -15,8 +15,8 @@ from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.batcher import Batcher
 from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.generate import Job
-from heedful.runtime.engine.rules import BadWords, NoRepeatNgram, NotBefore, Rule, Suppress
-from heedful.runtime.engine.search import Beam, Limits, Sample, Search
+from heedful.runtime.engine.search import Limits, Search
+from heedful.runtime.engine.settings import build_rules, build_search
 from heedful.runtime.errors import InputError
 from heedful.runtime.text.alignment import link
 from heedful.runtime.text.lines import clean
@@ -56,7 +56,7 @@ class Request:
         if self.short and not model.has_shortlist:
             raise InputError(f"{model.bundle.path} has no shortlist: leave shortlist out")
         self.prompt_length = len(model.tokens.encode(self.prompt))
-        self.rules = self._rules()
+        self.rules = build_rules(self.settings, self.framing.start, model.end)
         self.room = model.positions - len(self.framing.source([]))
         if self.room < 2 + self.prompt_length:
             raise InputError(f"the prompt {self.prompt[:40]!r} leaves no room for a text: this model reads {self.room}")
@@ -100,24 +100,7 @@ class Request:
             before=self.framing.forced,
             forced_end=settings["forced_end"],
         )
-        if settings["beams"] == 1:
-            return Sample(limits)
-        return Beam(
-            limits,
-            width=settings["beams"],
-            length_penalty=settings["length_penalty"],
-            patience=1.0 if settings["early_stopping"] else None,
-        )
-
-    def _rules(self) -> list[Rule]:
-        settings, start = self.settings, self.framing.start
-        rules: list[tuple[object, Rule]] = [
-            (settings["suppress"], Suppress(settings["suppress"])),
-            (settings["bad_words"], BadWords(settings["bad_words"], start)),
-            (settings["no_repeat_ngram"], NoRepeatNgram(max(settings["no_repeat_ngram"], 1), start)),
-            (settings["min_length"] > len(start), NotBefore(self.model.end, settings["min_length"] - len(start))),
-        ]
-        return [rule for asked, rule in rules if asked]
+        return build_search(settings, limits)
 
 
 def _whole(text: str) -> list[Piece]:

@@ -1,0 +1,30 @@
+"""From a bundle's settings of search, as export/generation.py writes them, to the search and its rules."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from heedful.runtime.engine.rules import BadWords, NoRepeatNgram, NotBefore, Rule, Suppress
+from heedful.runtime.engine.search import Beam, Limits, Sample, Search
+
+
+def build_rules(settings: Mapping[str, Any], start: Sequence[int], end: int) -> list[Rule]:
+    """The rules that `settings` ask for of texts that begin with the tokens `start` and end with `end`."""
+    rules: list[tuple[object, Rule]] = [
+        (settings["suppress"], Suppress(settings["suppress"])),
+        (settings["bad_words"], BadWords(settings["bad_words"], start)),
+        (settings["no_repeat_ngram"], NoRepeatNgram(max(settings["no_repeat_ngram"], 1), start)),
+        (settings["min_length"] > len(start), NotBefore(end, settings["min_length"] - len(start))),
+    ]
+    return [rule for asked, rule in rules if asked]
+
+
+def build_search(settings: Mapping[str, Any], limits: Limits) -> Search:
+    """The search that `settings` ask for, within `limits`."""
+    if settings["beams"] == 1:
+        return Sample(limits)
+    return Beam(
+        limits,
+        width=settings["beams"],
+        length_penalty=settings["length_penalty"],
+        patience=1.0 if settings["early_stopping"] else None,
+    )

@@ -1,0 +1,35 @@
+"""Between text and token ids."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from tokenizers import Tokenizer
+
+from heedful.runtime.bundle import Bundle
+
+
+class TextTokens:
+    """The tokenizers of a bundle: one for what is read, and one, often the same, for what is written."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._source = Tokenizer.from_file(str(bundle.file("tokenizer.json")))
+        # a special token's name in a text is only text; the file does not say so
+        self._source.encode_special_tokens = True
+        two = "target.json" in bundle.manifest["files"]
+        self._target = Tokenizer.from_file(str(bundle.file("target.json"))) if two else self._source
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._source.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
+        return [each.ids for each in self._source.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return str(self._target.decode(list(tokens), skip_special_tokens=True))
+
+    def spans(self, tokens: Sequence[int], *, source: bool) -> list[tuple[int, int]]:
+        """Where in the text of `tokens` each of them stands: first and last character, the last left out."""
+        tokenizer = self._source if source else self._target
+        ends = [len(tokenizer.decode(list(tokens[:i]), skip_special_tokens=True)) for i in range(len(tokens) + 1)]
+        return list(pairwise(ends))
