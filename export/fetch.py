@@ -82,6 +82,9 @@ def _pip_download(wheel: Wheel, folder: Path, progress: bool) -> None:
     # the Pythons it asks for need not be those of this host.
     options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python"]
     options += [f"--platform={platform}" for platform in wheel.platforms]
+    if wheel.python is not None:
+        abi = f"cp{wheel.python.replace('.', '')}"
+        options += [f"--python-version={wheel.python}", "--implementation=cp", f"--abi={abi}"]
     options += ["--no-input", "--disable-pip-version-check", f"--dest={folder}"]
     done = subprocess.run(
         [sys.executable, "-P", "-m", "pip", "download", *options, wheel.requirement],

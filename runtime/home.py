@@ -38,6 +38,12 @@ def locate(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
     return path
 
 
+def sample(name: str) -> Path:
+    """The sample called `name` if there is one, else the file."""
+    found = locate(name, "samples")
+    return found if found.exists() else Path(name)
+
+
 def listed(kind: Kind) -> list[Path]:
     """The entries of `home()/kind`, sorted by name; hidden and unfinished ones (a leading dot) left out."""
     folder = home() / kind

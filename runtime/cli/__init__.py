@@ -6,7 +6,7 @@ import sys
 import typer
 
 from heedful.runtime import errors
-from heedful.runtime.cli import bench, bundles, commands, text, transcribe
+from heedful.runtime.cli import bench, bundles, caption, commands, text, transcribe
 
 __all__ = ["app", "main"]
 
@@ -21,6 +21,7 @@ app = typer.Typer(
 bundles.register(app)
 transcribe.register(app)
 text.register(app)
+caption.register(app)
 bench.register(app)
 
 

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from heedful.runtime.cli.transcribe import recording
 from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import InputError
+from heedful.runtime.home import sample
 from heedful.runtime.load import QUEUE, TASKS, load
 from heedful.runtime.speech.transcriber import Transcriber
 from heedful.runtime.speech.transcription import collect
@@ -52,7 +52,7 @@ def bench(
     transcriber = load(bundle, device, threads=threads, rows=rows, queue=queue)
     if not isinstance(transcriber, Transcriber):
         raise InputError(f"{bundle} does not transcribe: heedful bench measures speech")
-    sources = [recording(name) for name in inputs]
+    sources = [sample(name) for name in inputs]
     options: dict[str, Any] = {"beams": beams, "language": language, "temperatures": (0.0,)}
     request(transcriber, sources[0], options)  # the first is slower: memory is claimed, weights are read
     typer.echo(f"{bundle} on {transcriber.device}, {threads or 'all'} threads, {beams} beams, medians of {repeat}\n")

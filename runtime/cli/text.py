@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import IO, Annotated, Any, BinaryIO
 
 import typer
+from PIL import Image
 from tqdm import tqdm
 
 from heedful.runtime.cli.output import open_output
+from heedful.runtime.drawing.explain import explain as draw
+from heedful.runtime.drawing.explain import save
 from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import InputError
 from heedful.runtime.load import load
@@ -17,6 +20,8 @@ from heedful.runtime.text.lines import read_lines
 from heedful.runtime.text.writer import Summarizer, Writer
 
 DEFAULT_BUNDLE = "translate-en-pt-int8"
+# sentences that are drawn; who wants more has --alignment
+_PAGES = 50
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A bundle's folder or name.")]
 Source = Annotated[str | None, typer.Option("--from", help="Language of the text, as the model calls it.")]
@@ -49,6 +54,10 @@ def translate(
     alignment: Annotated[
         bool, typer.Option("--alignment", help="Add a tab and links between words, 0-0 1-2 ..., to each line.")
     ] = False,
+    explain: Annotated[
+        Path | None,
+        typer.Option(help="Draw which words each word of a sentence looked at: a .png, numbered if several."),
+    ] = None,
     output: Output = None,
     device: Device = "auto",
     threads: Threads = 0,
@@ -60,10 +69,15 @@ def translate(
     if stream:
         options["ahead"] = 1
     with _lines(text, file, hidden=output is None and sys.stdout.isatty()) as lines, open_output(output) as out:
-        for written in translator.stream(lines, alignment=alignment, **options):
+        pages: list[Image.Image] = []
+        for written in translator.stream(lines, alignment=alignment or explain is not None, **options):
             out.write(_one_line(written.text) + (_links(written) if alignment else "") + "\n")
             if stream:
                 out.flush()
+            if explain is not None and len(pages) < _PAGES:
+                pages += draw(written)
+    if explain is not None:
+        save(pages[:_PAGES], explain)
 
 
 def summarize(

@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
 import av
+import numpy as np
 import typer
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from heedful.runtime.cli.output import open_output
+from heedful.runtime.drawing.explain import explain as draw
+from heedful.runtime.drawing.explain import save, target_of
 from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import HeedfulError, InputError
-from heedful.runtime.home import locate
+from heedful.runtime.home import sample
 from heedful.runtime.load import TASKS, load
+from heedful.runtime.speech.audio import read_audio
 from heedful.runtime.speech.formats import writer
 from heedful.runtime.speech.options import Task
-from heedful.runtime.speech.results import Segment
+from heedful.runtime.speech.results import Segment, Transcript
 from heedful.runtime.speech.transcriber import Transcriber
 from heedful.runtime.speech.transcription import Transcription, collect
 
@@ -45,6 +50,9 @@ def transcribe(
     words: Annotated[bool, typer.Option("--words", help="Time every word (in JSON).")] = False,
     format: Annotated[Format, typer.Option("--format", "-f")] = "txt",
     output_dir: Annotated[Path | None, typer.Option("--output-dir", "-o", help="Write NAME.FORMAT there.")] = None,
+    explain: Annotated[
+        Path | None, typer.Option(help="Draw when each word was said: a .png, or a folder for several recordings.")
+    ] = None,
     device: Annotated[DeviceName, typer.Option(help="auto takes CUDA where it works.")] = "auto",
     batch: Annotated[int, typer.Option(help="Windows decoded side by side, cut at silences.")] = 1,
     vad: Annotated[bool | None, typer.Option("--vad/--no-vad", help="Find speech first; on when batching.")] = None,
@@ -59,7 +67,7 @@ def transcribe(
         "language": language,
         "task": task,
         "beams": beams,
-        "words": words,
+        "words": words or explain is not None,
         "batch": batch,
         "vad": vad,
         "initial_prompt": initial_prompt,
@@ -69,6 +77,8 @@ def transcribe(
     if temperature:
         options["temperatures"] = tuple(temperature)
     targets = _targets(audio, output_dir, format)
+    if explain is not None and len(audio) > 1 and explain.suffix.lower() == ".png":
+        raise InputError(f"several recordings cannot all be explained in {explain}: give --explain a folder")
     transcriber = load(model, device, threads=threads, rows=max(TASKS["transcribe"].rows, batch))
     if not isinstance(transcriber, Transcriber):
         raise InputError(f"{model} does not transcribe: `heedful list` says what each bundle does")
@@ -76,7 +86,11 @@ def transcribe(
     for name, target in targets:
         try:
             with open_output(target) as output:
-                _one(transcriber, name, format, output, options)
+                transcript = _one(transcriber, name, format, output, options)
+            if explain is not None:
+                save(
+                    draw(transcript, waveform=_waveform(name)), target_of(explain, "stdin" if name == _STDIN else name)
+                )
         except HeedfulError as error:
             failed += 1
             typer.echo(f"heedful: error: {error}", err=True)
@@ -99,14 +113,13 @@ def _targets(audio: list[str], output_dir: Path | None, format: str) -> list[tup
     return [(name, target) for target, name in targets.items()]
 
 
-def recording(name: str) -> Path:
-    """The sample called `name` if there is one, else the file."""
-    sample = locate(name, "samples")
-    return sample if sample.exists() else Path(name)
+def _waveform(name: str) -> NDArray[np.float32] | None:
+    """The sound of the file `name`; None of what was read once and is gone."""
+    return None if name == _STDIN else np.concatenate(list(read_audio(sample(name))))
 
 
-def _one(transcriber: Transcriber, name: str, format: str, output: IO[str], options: dict[str, Any]) -> None:
-    source: Any = sys.stdin.buffer if name == _STDIN else recording(name)
+def _one(transcriber: Transcriber, name: str, format: str, output: IO[str], options: dict[str, Any]) -> Transcript:
+    source: Any = sys.stdin.buffer if name == _STDIN else sample(name)
     transcription = transcriber.stream(source, **options)
     form = writer(format)
     with _progress(source, transcription, hidden=output is sys.stdout and sys.stdout.isatty()) as advance:
@@ -117,8 +130,10 @@ def _one(transcriber: Transcriber, name: str, format: str, output: IO[str], opti
             advance(segment)
 
         output.write(form.begin())
-        output.write(form.finish(collect(transcription, each)))
+        transcript = collect(transcription, each)
+        output.write(form.finish(transcript))
         output.flush()
+    return transcript
 
 
 @contextmanager

@@ -116,9 +116,11 @@ class Captioner:
     def _caption(self, request: _Request, job: Job, picture: Picture) -> Caption:
         found = job.search.results()[: request.options.count]
         best = found[0]
-        words = self._words(request, job.row, best) if request.options.heatmaps else ()
+        asked = request.options.heatmaps
+        words = self._words(request, job.row, best) if asked else ()
         candidates = tuple(Candidate(self._text(request, each.tokens), each.avg_logprob) for each in found)
-        return Caption(candidates[0].text, best.avg_logprob, best.tokens, candidates, words, picture.region)
+        upright = picture.upright if asked else None
+        return Caption(candidates[0].text, best.avg_logprob, best.tokens, candidates, words, picture.region, upright)
 
     def _text(self, request: _Request, tokens: Sequence[int]) -> str:
         return self.model.tokens.text([*request.prompt, *tokens]).strip()

@@ -2,12 +2,10 @@
 
 import io
 import os
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from fractions import Fraction
 from threading import Lock
 from typing import Any, BinaryIO
 
@@ -21,23 +19,18 @@ PictureSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArra
 
 # What may stand for white, by type of array or PIL mode; the first that no value exceeds does.
 _WHITES = {"u1": (255,), "u2": (65535,), "f2": (1,), "f4": (1,), "f8": (1,), "I": (255, 65535), "F": (1, 255, 65535)}
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 # Pixels in a picture whose shorter side is resized: a thin strip would need any number of them.
 _LARGEST = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How a model wants its pictures: resized, then cropped or padded with black about the centre to (height, width).
-
-    resize: (height, width), or the length of the shorter side, which keeps the shape. resample: a name of
-    `PIL.Image.Resampling` in lower case.
-    """
+    """How a model wants its pictures: resized, then cropped or padded with black evenly to (height, width)."""
 
     height: int
     width: int
-    resize: tuple[int, int] | int
-    resample: str
+    resize: tuple[int, int] | int  # (height, width), or the length of the shorter side, which keeps the shape
+    resample: str  # a name of PIL.Image.Resampling in lower case
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,14 +58,8 @@ def read_picture(source: PictureSource, framing: Framing, name: str | None = Non
     Raises InputError: nothing there, no picture, damaged, larger than Pillow's limit, an array that cannot be used.
     """
     name = name or _name(source)
-    if isinstance(source, np.ndarray):
-        upright = _rgb(_of_array(source, name), name)
-    elif isinstance(source, Image.Image):
-        with _readable(name):
-            upright = _upright(source, name)
-    else:
-        with _opened(source, name) as file, _readable(name):
-            upright = _upright(_image(file, name), name)
+    with _opened(source, name) as opened, _readable(name):
+        upright = _upright(opened if isinstance(opened, Image.Image) else _image(opened, name), name)
     return _framed(upright, framing, name)
 
 
@@ -80,8 +67,7 @@ def _name(source: PictureSource) -> str:
     named = isinstance(source, str | os.PathLike)
     path = source if named else getattr(source, "filename", None) or getattr(source, "name", None)
     if isinstance(path, str | os.PathLike):
-        # the text of a whole file is sometimes passed for its path
-        return os.fspath(path)[:1000] or "<empty path>"
+        return os.fspath(path)[:1000] or "<empty path>"  # a mistake can make it as long as a file
     return f"<{type(source).__name__}>"
 
 
@@ -97,9 +83,8 @@ def _framed(upright: Image.Image, framing: Framing, name: str) -> Picture:
     right, bottom = left + framing.width, top + framing.height
     # what lies outside Pillow makes black
     pixels = np.array(resized.crop((left, top, right, bottom)))
-    across, down = Fraction(upright.width, width), Fraction(upright.height, height)
-    region = (float(left * across), float(top * down), float(right * across), float(bottom * down))
-    return Picture(pixels, upright, region)
+    across, down = upright.width / width, upright.height / height
+    return Picture(pixels, upright, (left * across, top * down, right * across, bottom * down))
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:
@@ -119,8 +104,6 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         image = Image.fromarray(_eight_bits(levels, _WHITES.get(image.mode, (65535,)), name))
         if isinstance(clear, int):
             image.putalpha(Image.fromarray(levels != clear).convert("L"))
-    if image.mode == "La":  # which converts to nothing else
-        image = image.convert("LA")
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -134,10 +117,8 @@ def _of_array(values: NDArray[Any], name: str) -> Image.Image:
     if whites is None:
         raise InputError(f"{name}: values of type {values.dtype}; pass uint8, uint16 or floats in [0, 1]")
     if values.size == 0 or (values.ndim != 2 and (values.ndim != 3 or values.shape[2] not in (1, 3, 4))):
-        raise InputError(
-            f"{name}: shape {values.shape} is no picture; pass (height, width) or (height, width, 1, 3 or 4)"
-        )
-    levels = _eight_bits(values, whites, name)
+        raise InputError(f"{name}: shape {values.shape} must be (height, width) or (height, width, 1, 3 or 4), no 0")
+    levels = values if values.dtype == np.uint8 else _eight_bits(values, whites, name)
     return Image.fromarray(levels[..., 0] if levels.shape[2:] == (1,) else levels)
 
 
@@ -145,25 +126,25 @@ def _eight_bits(values: NDArray[Any], whites: tuple[int, ...], name: str) -> NDA
     low, high = values.min(), values.max()
     if not 0 <= low <= high <= whites[-1]:  # nor is it where a value is NaN
         raise InputError(f"{name}: values from {low:.6g} to {high:.6g}; scale them to [0, {whites[-1]}]")
-    white = next(white for white in whites if high <= white)
-    return np.rint(values * (255 / white)).astype(np.uint8)
+    return np.rint(values * (255 / next(white for white in whites if high <= white))).astype(np.uint8)
 
 
-def _opened(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> AbstractContextManager[BinaryIO]:
+def _opened(source: PictureSource, name: str) -> AbstractContextManager[BinaryIO | Image.Image]:
+    if isinstance(source, np.ndarray):
+        return nullcontext(_of_array(source, name))
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if isinstance(source, str | os.PathLike):
-        if _ADDRESS.match(os.fspath(source)):
+        if os.fspath(source).startswith("data:") or "://" in os.fspath(source):
             raise InputError(f"{name[:80]}: an address; download it first and pass the file or its bytes")
         try:
             return open(source, "rb")
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", error)
             raise InputError(f"{name}: {reason}; pass the path of a picture that can be read") from error
-    if hasattr(source, "read") and not isinstance(source, io.TextIOBase):
+    if isinstance(source, Image.Image) or (hasattr(source, "read") and not isinstance(source, io.TextIOBase)):
         return nullcontext(source)
-    kind = type(source).__name__
-    raise InputError(f"{kind} is no picture; pass a path, bytes, a binary file object, a PIL image or an array")
+    raise InputError(f"{name}: no picture; pass a path, bytes, a binary file object, a PIL image or an array")
 
 
 def _image(file: BinaryIO, name: str) -> Image.Image:
@@ -190,8 +171,7 @@ def _readable(name: str) -> Iterator[None]:
     except UnidentifiedImageError as error:
         raise InputError(f"{name}: not a picture, or not of a format that Pillow reads") from error
     except Image.DecompressionBombError as error:
-        remedy = "shrink it, or open it yourself with PIL and pass the image"
-        raise InputError(f"{name}: too large ({error}): {remedy}") from error
+        raise InputError(f"{name}: too large ({error}); shrink it, or open it with PIL and pass the image") from error
     except Exception as error:  # readers of some formats raise anything
         raise InputError(f"{name}: damaged or cut short ({error})") from error
 

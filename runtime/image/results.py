@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,8 +31,8 @@ class Caption:
     """What is said of a picture.
 
     `tokens` are the ids behind `text`, the prompt's left out; `candidates` are as many captions as were asked for, this
-    one first. `words` are there if heat maps were asked for; `region` are the left, top, right and bottom of the part
-    of the picture, stood upright, that the model saw, in pixels.
+    one first. `words` and the `picture`, stood upright, are there if heat maps were asked for; `region` are the left,
+    top, right and bottom of the part of it that the model saw, in pixels.
     """
 
     text: str
@@ -40,3 +41,4 @@ class Caption:
     candidates: tuple[Candidate, ...]
     words: tuple[CaptionWord, ...]
     region: tuple[float, float, float, float]
+    picture: Image.Image | None = None
