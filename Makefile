@@ -51,14 +51,15 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/python -m pip install --editable '.[export,test]'
 	@touch $@
 
-demo: $(INSTALLED) ## fetch small models and a recording, export to int8, transcribe and translate
-	$(BIN)/heedful fetch whisper-tiny.en two-cities translate-en-pt
-	@set -e; for name in whisper-tiny.en translate-en-pt; do \
-		test -e "$$($(BIN)/heedful home)/bundles/$$name-int8" \
-			|| $(BIN)/heedful export $$name $$name-int8 --precision int8; \
+demo: $(INSTALLED) ## fetch small models, photos and a recording, export to int8, transcribe, translate and caption
+	$(BIN)/heedful fetch whisper-tiny.en two-cities translate-en-pt cat astronaut
+	@set -e; for pair in whisper-tiny.en:whisper-tiny.en-int8 translate-en-pt:translate-en-pt-int8 captioner:captioner; do \
+		test -e "$$($(BIN)/heedful home)/bundles/$${pair#*:}" \
+			|| $(BIN)/heedful export $${pair%:*} $${pair#*:} --precision int8; \
 	done
 	$(BIN)/heedful transcribe two-cities.wav
 	$(BIN)/heedful translate "It was the best of times, it was the worst of times." "How are you today?"
+	$(BIN)/heedful caption cat.png astronaut.png
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/pytest

@@ -2,9 +2,10 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +15,12 @@ import typer
 from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import InputError
 from heedful.runtime.home import sample
-from heedful.runtime.load import QUEUE, TASKS, load
+from heedful.runtime.image.captioner import Captioner
+from heedful.runtime.load import QUEUE, load
 from heedful.runtime.speech.transcriber import Transcriber
 from heedful.runtime.speech.transcription import collect
+from heedful.runtime.text.lines import read_lines
+from heedful.runtime.text.writer import Summarizer, Translator, Writer
 
 
 def register(app: typer.Typer) -> None:
@@ -26,48 +30,22 @@ def register(app: typer.Typer) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One request: seconds of audio and to the answer and the first token, and the tokens of the answer."""
+    """One request: how much `work` it was, in the unit of its task, seconds to the answer and to the first token, if
+    that is known, and the tokens of the answer.
+    """
 
-    audio: float
+    work: float
     latency: float
-    first_token: float
+    first_token: float | None
     tokens: int
 
 
-def bench(
-    bundle: Annotated[str, typer.Argument(help="A bundle's folder or name.")],
-    inputs: Annotated[list[str], typer.Argument(help="Recordings or names of samples; each is one request.")],
-    at_once: Annotated[list[int] | None, typer.Option(help="Requests at a time; repeat the option. [1, 4, 8]")] = None,
-    beams: Annotated[int, typer.Option(help="Width of the beam search; 1 is greedy.")] = 1,
-    language: Annotated[str | None, typer.Option("--language", "-l", help="Detected if left out.")] = None,
-    repeat: Annotated[int, typer.Option(help="Times that every number of requests is run; medians are shown.")] = 3,
-    device: Annotated[DeviceName, typer.Option(help="auto takes CUDA where it works.")] = "auto",
-    threads: Annotated[int, typer.Option(help="Threads inside an operator; 0: one per core.")] = 0,
-) -> None:
-    """Measure a bundle: real-time factor, tokens a second, latency and memory, as a Markdown table."""
-    numbers = at_once or [1, 4, 8]
-    if repeat < 1 or min(numbers) < 1:
-        raise InputError("--repeat and --at-once must be 1 or more")
-    rows, queue = max(TASKS["transcribe"].rows, *numbers), max(QUEUE, *numbers)
-    transcriber = load(bundle, device, threads=threads, rows=rows, queue=queue)
-    if not isinstance(transcriber, Transcriber):
-        raise InputError(f"{bundle} does not transcribe: heedful bench measures speech")
-    sources = [sample(name) for name in inputs]
-    options: dict[str, Any] = {"beams": beams, "language": language, "temperatures": (0.0,)}
-    request(transcriber, sources[0], options)  # the first is slower: memory is claimed, weights are read
-    typer.echo(f"{bundle} on {transcriber.device}, {threads or 'all'} threads, {beams} beams, medians of {repeat}\n")
-    typer.echo(
-        "| requests at once | real-time factor | tokens/s | latency p50, s | p95 | first token p50, s | peak, MiB |"
-    )
-    typer.echo("|---|---|---|---|---|---|---|")
-    for number in numbers:
-        typer.echo(row(number, [run(transcriber, sources, options, number) for _ in range(repeat)]))
+Request = Callable[[Any, Path, dict[str, Any]], Timing]
 
 
-def request(transcriber: Transcriber, source: Path, options: dict[str, Any]) -> Timing:
-    """Transcribe `source`, with the time taken."""
+def _speech(transcriber: Transcriber, source: Path, options: dict[str, Any]) -> Timing:
     begin = time.perf_counter()
-    transcription = transcriber.stream(source, **options)
+    transcription = transcriber.stream(source, **options, temperatures=(0.0,))
     transcript = collect(transcription)
     end = time.perf_counter()
     first = end if transcription.first_token is None else transcription.first_token
@@ -75,26 +53,80 @@ def request(transcriber: Transcriber, source: Path, options: dict[str, Any]) -> 
     return Timing(transcript.duration, end - begin, first - begin, tokens)
 
 
-def run(
-    transcriber: Transcriber, sources: Sequence[Path], options: dict[str, Any], number: int
-) -> tuple[float, list[Timing]]:
+def _text(writer: Writer, source: Path, options: dict[str, Any]) -> Timing:
+    with source.open("rb") as file:
+        lines = list(read_lines(file, str(source)))
+    begin = time.perf_counter()
+    written = list(writer.stream(lines, **options))
+    return Timing(len(lines), time.perf_counter() - begin, None, sum(len(each.tokens) for each in written))
+
+
+def _image(captioner: Captioner, source: Path, options: dict[str, Any]) -> Timing:
+    begin = time.perf_counter()
+    caption = next(captioner.stream([source], **options))
+    return Timing(1, time.perf_counter() - begin, None, len(caption.tokens))
+
+
+# what a request is of each kind of bundle, and the unit of its work
+WORKS: dict[type, tuple[Request, str]] = {
+    Transcriber: (_speech, "seconds of audio"),
+    Translator: (_text, "lines"),
+    Summarizer: (_text, "lines"),
+    Captioner: (_image, "pictures"),
+}
+
+
+def bench(
+    bundle: Annotated[str, typer.Argument(help="A bundle's folder or name.")],
+    inputs: Annotated[list[str], typer.Argument(help="Recordings, text files or pictures; each is one request.")],
+    at_once: Annotated[list[int] | None, typer.Option(help="Requests at a time; repeat the option. [1, 4, 8]")] = None,
+    beams: Annotated[int, typer.Option(help="Width of the beam search; 1 is greedy.")] = 1,
+    language: Annotated[str | None, typer.Option("--language", "-l", help="Of speech; detected if left out.")] = None,
+    repeat: Annotated[int, typer.Option(help="Times that every number of requests is run; medians are shown.")] = 3,
+    device: Annotated[DeviceName, typer.Option(help="auto takes CUDA where it works.")] = "auto",
+    threads: Annotated[int, typer.Option(help="Threads inside an operator; 0: one per core.")] = 0,
+) -> None:
+    """Measure a bundle: work and tokens a second, latency and memory, as a Markdown table."""
+    numbers = at_once or [1, 4, 8]
+    if repeat < 1 or min(numbers) < 1:
+        raise InputError("--repeat and --at-once must be 1 or more")
+    rows, queue = max(16, *numbers), max(QUEUE, *numbers)
+    runner = load(bundle, device, threads=threads, rows=rows, queue=queue)
+    request, unit = WORKS[type(runner)]
+    sources = [sample(name) for name in inputs]
+    options: dict[str, Any] = {"beams": beams}
+    if language is not None:
+        options["language"] = language
+    request(runner, sources[0], options)  # the first is slower: memory is claimed, weights are read
+    typer.echo(f"{bundle} on {runner.device}, {threads or 'all'} threads, {beams} beams, medians of {repeat}\n")
+    typer.echo(
+        f"| requests at once | {unit} a second | tokens/s | latency p50, s | p95 | first token p50, s | peak, MiB |"
+    )
+    typer.echo("|---|---|---|---|---|---|---|")
+    for number in numbers:
+        begun = partial(request, runner, options=options)
+        typer.echo(row(number, [run(begun, sources, number) for _ in range(repeat)]))
+
+
+def run(request: Callable[[Path], Timing], sources: Sequence[Path], number: int) -> tuple[float, list[Timing]]:
     """Seconds for all, and each request: every source, and as many more of them as keep `number` under way."""
     count = -(-max(number, len(sources)) // len(sources)) * len(sources)
     begin = time.perf_counter()
     with ThreadPoolExecutor(number) as pool:
-        timings = list(pool.map(lambda i: request(transcriber, sources[i % len(sources)], options), range(count)))
+        timings = list(pool.map(lambda i: request(sources[i % len(sources)]), range(count)))
     return time.perf_counter() - begin, timings
 
 
 def row(number: int, runs: Sequence[tuple[float, list[Timing]]]) -> str:
     """A line of the table."""
-    factor = np.median([seconds / sum(one.audio for one in timings) for seconds, timings in runs])
+    speed = np.median([sum(one.work for one in timings) / seconds for seconds, timings in runs])
     rate = np.median([sum(one.tokens for one in timings) / seconds for seconds, timings in runs])
     every = [one for _, timings in runs for one in timings]
     middle, late = np.percentile([one.latency for one in every], [50, 95])
-    first = np.median([one.first_token for one in every])
+    firsts = [one.first_token for one in every if one.first_token is not None]
+    first = f"{np.median(firsts):.2f}" if firsts else "unknown"
     peak = peak_memory()
-    cells = [f"{number}", f"{factor:.4f}", f"{rate:.0f}", f"{middle:.2f}", f"{late:.2f}", f"{first:.2f}"]
+    cells = [f"{number}", f"{speed:.3g}", f"{rate:.0f}", f"{middle:.3g}", f"{late:.3g}", first]
     return "| " + " | ".join([*cells, "unknown" if peak is None else f"{peak:.0f}"]) + " |"
 
 

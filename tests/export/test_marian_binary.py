@@ -21,8 +21,6 @@ TEXT, FLOAT16, FLOAT32, INT8, INT8_OF_MARIAN = 0x101, 0x402, 0x404, 0x4101, 0x10
 MULTIPLIER = 0.75
 
 
-
-
 class Item:
     """One item of a file: `data` as Marian writes it, then `padding` bytes of rubbish."""
 

@@ -154,8 +154,6 @@ def spelling(pairs: Callable[[str], Pair]) -> Pair:
     return pairs("unigram bytes")
 
 
-
-
 @pytest.fixture(scope="module")
 def student(student_en_pt: Path) -> Pair:
     (path,) = student_en_pt.glob("*vocab*.spm")

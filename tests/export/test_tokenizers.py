@@ -132,8 +132,6 @@ def marian(folders: Path) -> tuple[Tokenizer, Tokenizer]:
     return build_tokenizers(folders / "marian", "marian")
 
 
-
-
 @pytest.mark.parametrize("family", ORIGINALS)
 def test_ids_and_text_are_those_of_transformers(family: str, folders: Path, original: Callable[[str], Any]) -> None:
     source, target = build_tokenizers(folders / family, family)

@@ -97,9 +97,9 @@ def test_bench_prints_a_row_for_every_number_of_requests(seeded_bundle: Path, re
     assert done.returncode == 0, done.stderr
     rows = [line.strip("| ").split(" | ") for line in done.stdout.decode().splitlines()[4:]]
     assert [row[0] for row in rows] == ["1", "3"]
-    for _, factor, _, middle, late, first, peak in rows:
-        # a second of audio a request: latency is at least what the factor says, and the first token comes before it
-        assert 0 < float(factor) <= float(late) + 0.01
+    for _, speed, _, middle, late, first, peak in rows:
+        # a second of audio a request: latency is at least what the speed says, and the first token comes before it
+        assert 0 < 1 / float(speed) <= float(late) + 0.01
         assert float(first) <= float(middle) <= float(late)
         assert float(peak) > 20
     assert heedful("bench", seeded_bundle, recording, "--repeat", 0).returncode == 1
