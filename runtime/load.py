@@ -3,34 +3,38 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from heedful.runtime.bundle import open_bundle
 from heedful.runtime.engine.device import DeviceName, choose_device
 from heedful.runtime.errors import BundleError, InputError
-from heedful.runtime.image.captioner import Captioner
-from heedful.runtime.speech.transcriber import Transcriber
-from heedful.runtime.text.writer import Summarizer, Translator
 
 QUEUE = 64
 
 
 @dataclass(frozen=True)
 class _Task:
-    """What does a bundle's task, and how many inputs it decodes side by side unless told.
+    """What does a bundle's task, imported when it is needed, and how many inputs it decodes side by side unless told.
 
     Memory of rows that are never used is not claimed.
     """
 
-    runner: Callable[..., Any]
+    module: str
+    name: str
     rows: int
+
+    @property
+    def runner(self) -> Callable[..., Any]:
+        found: Callable[..., Any] = getattr(import_module(f"heedful.runtime.{self.module}"), self.name)
+        return found
 
 
 TASKS = {
-    "transcribe": _Task(Transcriber, 16),
-    "translate": _Task(Translator, 64),
-    "summarize": _Task(Summarizer, 64),
-    "caption": _Task(Captioner, 16),
+    "transcribe": _Task("speech.transcriber", "Transcriber", 16),
+    "translate": _Task("text.writer", "Translator", 64),
+    "summarize": _Task("text.writer", "Summarizer", 64),
+    "caption": _Task("image.captioner", "Captioner", 16),
 }
 
 
