@@ -28,7 +28,7 @@ def rank_logits(model: ir.Model) -> None:
     size = _block(logits)
     nodes, largest, tokens = _in_blocks(model, logits, best, size) if size else _among_all(logits, best)
     last = integers(model, [-1])
-    highest = ir.node("ReduceMax", [logits, last], {"keepdims": 1})
+    highest = ir.node("Gather", [largest, integers(model, [0])], {"axis": 1})
     shifted = ir.node("Sub", [logits, highest.outputs[0]])
     exponential = ir.node("Exp", shifted.outputs)
     summed = ir.node("ReduceSum", [exponential.outputs[0], last], {"keepdims": 1})

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,8 +103,8 @@ def bench(
     )
     typer.echo("|---|---|---|---|---|---|---|")
     for number in numbers:
-        begun = partial(request, runner, options=options)
-        typer.echo(row(number, [run(begun, sources, number) for _ in range(repeat)]))
+        runs = [run(lambda source: request(runner, source, options), sources, number) for _ in range(repeat)]
+        typer.echo(row(number, runs))
 
 
 def run(request: Callable[[Path], Timing], sources: Sequence[Path], number: int) -> tuple[float, list[Timing]]:

@@ -3,18 +3,15 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.generate import Job, Running, raise_first
 from heedful.runtime.errors import BusyError
 
 T = TypeVar("T")
-
-# seconds for which a thread waits for more work; a new one has caches and heaps to fill again
-_IDLE = 10.0
 
 
 class _Group:
@@ -30,9 +27,9 @@ class _Group:
 class Batcher:
     """Shares `decoder` between threads: jobs are admitted between steps, stepped together and retired one by one.
 
-    Everything that computes runs on one thread of its own, which ends when there is no work for a while. Memory is
-    bounded by the rows of the decoder, for which callers wait in order of arrival, and by `queue`, the number of
-    requests that may be under way at once.
+    There is no thread of its own: the first caller who waits for a result computes, for all, until it has its own, and
+    leaves the place to another who waits. Memory is bounded by the rows of the decoder, for which callers wait in order
+    of arrival, and by `queue`, the number of requests that may be under way at once.
     """
 
     def __init__(self, decoder: Decoder, queue: int) -> None:
@@ -45,7 +42,7 @@ class Batcher:
         self._work: deque[Callable[[], None]] = deque()
         self._groups: list[_Group] = []
         self._running = Running(decoder)
-        self._alive = False
+        self._taken = False  # the place of who computes
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -84,7 +81,15 @@ class Batcher:
     def call(self, function: Callable[[], T]) -> T:
         """The result of `function`, run between two steps."""
         future: Future[T] = Future()
-        self._submit(lambda: _fulfil(future, function))
+
+        def work() -> None:
+            try:
+                self._settle(future, function())
+            except BaseException as error:
+                self._fail(error, future)
+
+        self._work.append(work)
+        self._attend(future)
         return future.result()
 
     def generate(self, jobs: Sequence[Job], prepare: Callable[[], None] | None = None) -> None:
@@ -92,42 +97,44 @@ class Batcher:
         two steps, as by `call`.
         """
         group = _Group(jobs, prepare)
-        self._submit(lambda: self._admit(group))
+        self._work.append(lambda: self._admit(group))
         try:
-            group.future.result()
+            self._attend(group.future)
         except BaseException:
             # the caller gives up its rows next: no job may be in them any more
             group.withdrawn = True
-            wait([group.future])
+            self._attend(group.future)
             raise
+        group.future.result()
         raise_first(jobs)
 
-    def _submit(self, work: Callable[[], None]) -> None:
+    def _attend(self, future: "Future[Any]") -> None:
+        """Return once `future` is done: compute, or wait while another caller does."""
         with self._state:
-            self._work.append(work)
-            self._state.notify_all()
-            if not self._alive:
-                self._alive = True
-                # a daemon: while it only waits, it must not hold up the end of the program
-                threading.Thread(target=self._loop, name="heedful", daemon=True).start()
-
-    def _loop(self) -> None:
-        while True:
+            self._state.wait_for(lambda: future.done() or not self._taken)
+            if future.done():
+                return
+            self._taken = True
+        try:
+            while not future.done():
+                self._turn()
+        finally:
             with self._state:
-                if not self._groups and not self._state.wait_for(lambda: self._work, _IDLE):
-                    self._alive = False
-                    return
-                # one at a time: those who decode get on between the inputs that others bring
-                work = self._work.popleft() if self._work else None
-            if work is not None:
-                work()
-            self._retire()
-            if self._groups:
-                self._step()
+                self._taken = False
+                self._state.notify_all()
+
+    def _turn(self) -> None:
+        """One piece of work, if there is any, and one step."""
+        # one at a time: those who decode get on between the inputs that others bring
+        if self._work:
+            self._work.popleft()()
+        self._retire()
+        if self._groups:
+            self._step()
 
     def _admit(self, group: _Group) -> None:
         if group.withdrawn:
-            group.future.set_result(None)
+            self._settle(group.future, None)
             return
         try:
             if group.prepare is not None:
@@ -136,17 +143,17 @@ class Batcher:
             self._groups.append(group)
         except BaseException as error:
             self._running.remove(group.jobs)
-            group.future.set_exception(error)
+            self._fail(error, group.future)
 
     def _step(self) -> None:
         try:
             self._running.step()
         except BaseException as error:
             # the caches are in an unknown state: nobody's tokens can be trusted
-            for group in self._groups:
+            groups, self._groups = self._groups, []
+            for group in groups:
                 self._running.remove(group.jobs)
-                group.future.set_exception(error)
-            self._groups.clear()
+            self._fail(error, *(group.future for group in groups))
 
     def _retire(self) -> None:
         """Give back the groups that are over, or that nobody waits for any more."""
@@ -155,11 +162,20 @@ class Batcher:
             if group.withdrawn or not any(id(job) in live for job in group.jobs):
                 self._groups.remove(group)
                 self._running.remove(group.jobs)
-                group.future.set_result(None)
+                self._settle(group.future, None)
 
+    def _settle(self, future: "Future[T]", result: T) -> None:
+        """Give the caller who waits for `future` its result."""
+        future.set_result(result)
+        with self._state:
+            self._state.notify_all()
 
-def _fulfil(future: Future[T], function: Callable[[], T]) -> None:
-    try:
-        future.set_result(function())
-    except BaseException as error:
-        future.set_exception(error)
+    def _fail(self, error: BaseException, *futures: "Future[Any]") -> None:
+        """Give the callers who wait for `futures` an error; what interrupts the one who computes is raised too."""
+        mine = isinstance(error, Exception)
+        for future in futures:
+            future.set_exception(error if mine else RuntimeError(f"another request was interrupted by {error!r}"))
+        with self._state:
+            self._state.notify_all()
+        if not mine:
+            raise error

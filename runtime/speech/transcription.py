@@ -1,6 +1,7 @@
 """A transcription in progress: a recording of any length, window by window, in constant memory."""
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from heedful.runtime.engine.batcher import Batcher
 from heedful.runtime.errors import InputError
+from heedful.runtime.speech.clock import Clock
 from heedful.runtime.speech.model import SpeechModel
 from heedful.runtime.speech.options import TranscribeOptions
 from heedful.runtime.speech.results import Segment, Transcript
@@ -31,14 +33,15 @@ _TRUSTED_TEMPERATURE = 0.5
 
 @dataclass(slots=True)
 class _Stretch:
-    """A stretch of a recording, from sample `start` on, transcribed window after window.
+    """A stretch of a recording, its speech from sample `start` on, transcribed window after window.
 
-    `seek` is where in it the next window begins; `previous` the tokens so far; `speech_end` where its last word ended,
-    in seconds of the recording.
+    Times are its own until its `clock` tells those of the recording. `seek` is where in it the next window begins, a
+    sample; `previous` the tokens so far; `speech_end` where its last word ended, in seconds.
     """
 
     tape: Tape
     start: int
+    clock: Clock
     previous: list[int]
     seek: int = 0
     speech_end: float = 0.0
@@ -119,11 +122,11 @@ class Transcription:
         """The whole recording as one stretch, or each window of speech that the detector finds as one."""
         vad = self.options.vad_options
         if vad is None:
-            yield _Stretch(Tape(self._chunks), 0, list(self._opening))
+            yield _Stretch(Tape(self._chunks), 0, Clock([(0.0, math.inf)]), list(self._opening))
             return
         for window in speech_windows(self._chunks, vad, self.model.samples / self.model.rate):
-            begin = window.start / self.model.rate
-            yield _Stretch(Tape(iter([window.samples])), window.start, list(self._opening), speech_end=begin)
+            clock = Clock([(start / self.model.rate, end / self.model.rate) for start, end in window.spans])
+            yield _Stretch(Tape(iter([window.samples])), window.start, clock, list(self._opening))
 
     def _segments(self, stretch: _Stretch) -> Iterator[Segment]:
         """Window after window."""
@@ -134,7 +137,7 @@ class Transcription:
             # a row is held for one window only, so that a caller who takes its time over the segments holds up nobody
             with self.batcher.rows(1) as (row,):
                 segments = self._transcribe(stretch, row, waveform)
-            yield from segments
+            yield from map(stretch.clock.place, segments)
 
     def _transcribe(self, stretch: _Stretch, row: int, waveform: NDArray[np.float32]) -> list[Segment]:
         """The segments of one window, `waveform` (samples,), decoded in `row`."""
@@ -174,7 +177,7 @@ class Transcription:
         texts = [self.model.tokens.text(span.tokens) for span in spans]
         kept = [(span, text) for span, text in zip(spans, texts, strict=True) if text.strip() and span.end > span.start]
         words = self._words(stretch, window, [span for span, _ in kept], duration)
-        offset = window.start / self.model.rate
+        offset = stretch.seek / self.model.rate
         floor = 0.0
         segments = []
         for (span, text), timed in zip(kept, words, strict=True):
@@ -206,7 +209,7 @@ class Transcription:
         )
         frames = max(1, min(self.model.shape.frames, round(duration / self.model.frame)))
         timed = time_words(tokens.words(flat, self.language), weights, probabilities, frames, self.model.frame)
-        offset = window.start / self.model.rate
+        offset = stretch.seek / self.model.rate
         dealt = deal_words(timed, spans, [len(text) for text in texts], stretch.speech_end - offset)
         stretch.speech_end = max((words[-1].end + offset for words in dealt if words), default=stretch.speech_end)
         return [*dealt]

@@ -50,15 +50,22 @@ class VadOptions:
 
 @dataclass(frozen=True, slots=True)
 class SpeechWindow:
-    """A stretch of a recording: `samples` is (samples,) float32 at 16 kHz and begins at its sample `start`."""
+    """Speech of a recording: `samples` is (samples,) float32 at 16 kHz, made of the recording's `spans`, each from one
+    sample up to another, one behind the other.
+    """
 
-    start: int
+    spans: tuple[tuple[int, int], ...]
     samples: NDArray[np.float32]
+
+    @property
+    def start(self) -> int:
+        """Its first sample in the recording."""
+        return self.spans[0][0]
 
     @property
     def end(self) -> int:
         """The sample after its last one."""
-        return self.start + len(self.samples)
+        return self.spans[-1][1]
 
 
 def speech_windows(
@@ -67,7 +74,7 @@ def speech_windows(
     """Yield the speech of a recording as windows in order, none overlapping, none longer than `max_seconds`.
 
     `chunks` are (samples,) float32 at 16 kHz; where the recording is divided into them makes no difference. A window
-    holds as many consecutive spans as fit, with the silences between them. A span too long for any window is cut
+    holds as many consecutive spans as fit, without the silences between them. A span too long for any window is cut
     before the frame of the window's last third that is least likely to be speech. Memory is constant.
 
     Raises InputError, at the call, if `max_seconds` is less than a second or than twice the padding.
@@ -81,17 +88,21 @@ def _windows(chunks: Iterable[NDArray[np.float32]], options: VadOptions, longest
     spans, tape = _Spans(options, longest), _Tape()
     # Padding is part of the silence between two spans, and no part of the gap between their ends.
     max_gap = math.floor(_in_frames(options.max_gap)) - 2 * spans.pad
-    window: _Span | None = None
+    window: list[_Span] = []
     for span in _listen(chunks, spans, tape):
         upcoming = span.start if span else spans.earliest
-        if window and (upcoming - window.end > max_gap or (span and span.end - window.start > longest)):
+        if window and (upcoming - window[-1].end > max_gap or (span and _length([*window, span]) > longest)):
             yield tape.window(window)
-            window = None
+            window = []
         if span:
-            window = _Span(window.start if window else span.start, span.end)
-        tape.forget(before=window.start if window else spans.earliest)
+            window.append(span)
+        tape.forget(before=window[0].start if window else spans.earliest)
     if window:
         yield tape.window(window)
+
+
+def _length(spans: Iterable["_Span"]) -> int:
+    return sum(span.end - span.start for span in spans)
 
 
 def _listen(chunks: Iterable[NDArray[np.float32]], spans: "_Spans", tape: "_Tape") -> Iterator["_Span | None"]:
@@ -172,9 +183,13 @@ class _Tape:
             self.frames.popleft()
             self.first += 1
 
-    def window(self, span: _Span) -> SpeechWindow:
-        frames = islice(self.frames, span.start - self.first, span.end - self.first)
-        return SpeechWindow(span.start * FRAME, np.concatenate(list(frames)))
+    def window(self, spans: list[_Span]) -> SpeechWindow:
+        parts = [
+            np.concatenate(list(islice(self.frames, span.start - self.first, span.end - self.first))) for span in spans
+        ]
+        starts = [span.start * FRAME for span in spans]
+        bounds = tuple((start, start + len(part)) for start, part in zip(starts, parts, strict=True))
+        return SpeechWindow(bounds, np.concatenate(parts))
 
 
 def _frames(chunks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:

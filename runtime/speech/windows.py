@@ -19,8 +19,8 @@ from heedful.runtime.speech.timestamps import TimestampRule
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Audio already encoded in `row`, beginning at sample `start` of the recording, and the `prompt` before its text,
-    of which the start token is at `header`.
+    """Audio already encoded in `row`, the sample `start` that no other window of the recording has, and the `prompt`
+    before its text, of which the start token is at `header`.
     """
 
     row: int

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heedful.runtime.engine import batcher as batcher_module
 from heedful.runtime.engine.batcher import Batcher
 from heedful.runtime.engine.decoder import Decoder, Feed, Scores
 from heedful.runtime.engine.generate import Job, generate
@@ -210,31 +209,97 @@ def test_requests_beyond_the_queue_are_refused() -> None:
         pass
 
 
-def test_a_caller_who_goes_away_leaves_no_job_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate()
-    reader = Reader(before=gate)
+def test_a_caller_who_is_interrupted_while_it_computes_leaves_no_job_in_its_row() -> None:
+    steps = []
+
+    def interrupt() -> None:
+        steps.append(threading.current_thread())
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+
+    reader = Reader(before=interrupt)
     shared = batcher(reader)
-
-    def interrupted(self: Any, timeout: float | None = None) -> None:
-        assert gate.reached.acquire(timeout=30)
-        gate.open(100)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Future, "result", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            shared.generate([endless(0, 10**6)])
+    with pytest.raises(KeyboardInterrupt):
+        shared.generate([endless(0, 10**6)])
     assert not reader.written
     after = endless(0, 3)
     shared.generate([after])
     assert len(after.search.results()[0].tokens) == 3
 
 
-def test_no_thread_is_left_when_there_is_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batcher_module, "_IDLE", 0.05)
+@pytest.mark.parametrize("struck", [2, 3], ids=["its prompt", "a step of both"])
+def test_who_waits_is_told_when_the_one_who_computes_is_interrupted(struck: int) -> None:
+    """The first reads its prompt and steps; then the second's prompt is read, then both step."""
+    gate = Gate()
+    steps: list[None] = []
+
+    def step() -> None:
+        gate()
+        steps.append(None)
+        if len(steps) == struck + 1:
+            raise KeyboardInterrupt
+
+    reader = Reader(before=step)
+    shared = batcher(reader)
+    first = in_background(lambda: shared.generate([endless(0, 10**6)]))
+    assert gate.reached.acquire(timeout=30)
+    second = in_background(lambda: shared.generate([endless(1, 10**6)]))
+    while not shared._work:
+        time.sleep(0.001)
+    gate.open(100)
+    with pytest.raises(KeyboardInterrupt):
+        first.result(30)
+    with pytest.raises(RuntimeError, match="another request was interrupted by KeyboardInterrupt"):
+        second.result(30)
+    assert not reader.written
+
+
+def test_a_caller_who_is_interrupted_while_it_waits_leaves_no_job_in_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Gate()
+    reader = Reader(before=gate)
+    shared = batcher(reader)
+    long = in_background(lambda: shared.generate([endless(0, 40)]))
+    assert gate.reached.acquire(timeout=30)  # another computes
+    waits = threading.Condition.wait_for
+    told: list[bool] = []
+
+    def interrupted(self: Any, predicate: Callable[[], bool], timeout: float | None = None) -> bool:
+        if threading.current_thread() is threading.main_thread() and not told:
+            told.append(True)
+            gate.open(100)
+            raise KeyboardInterrupt
+        return waits(self, predicate, timeout)
+
+    monkeypatch.setattr(threading.Condition, "wait_for", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        shared.generate([endless(1, 10**6)])
+    long.result(30)
+    assert not reader.written
+
+
+def test_no_thread_is_started() -> None:
+    before = threading.active_count()
     shared = batcher(Reader())
     shared.generate([endless(0, 3)])
-    for thread in threading.enumerate():
-        if thread.name == "heedful":
-            thread.join(30)
-    assert "heedful" not in [thread.name for thread in threading.enumerate()]
+    assert threading.active_count() == before
+
+
+def test_each_in_turn_computes_until_it_has_its_own() -> None:
+    gate = Gate()
+    who: list[threading.Thread] = []
+
+    def step() -> None:
+        who.append(threading.current_thread())
+        gate()
+
+    reader = Reader(before=step)
+    shared = batcher(reader)
+    short = in_background(lambda: shared.generate([endless(0, 2)]))
+    assert gate.reached.acquire(timeout=30)
+    long = in_background(lambda: shared.generate([endless(1, 6)]))
+    while not shared._work:
+        time.sleep(0.001)
+    gate.open(100)
+    short.result(30), long.result(30)
+    assert len(set(who)) == 2
+    assert who.index(who[-1]) > 0  # the first had what it wanted, and the second went on

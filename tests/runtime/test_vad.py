@@ -58,6 +58,13 @@ def test_speech_is_padded_and_silence_left_out() -> None:
         np.testing.assert_array_equal(window.samples, samples[window.start : window.end])
 
 
+def test_windows_hold_spans_without_the_silence_between_them() -> None:
+    samples = recording((0, 1), (1, 2), (0, 3), (0.9, 4), (0, 1))
+    (window,) = windows(samples)
+    assert [(start / SAMPLE_RATE, end / SAMPLE_RATE) for start, end in window.spans] == near((0.8, 3.2), (5.8, 10.2))
+    np.testing.assert_array_equal(window.samples, np.concatenate([samples[slice(*span)] for span in window.spans]))
+
+
 def test_silence_alone_gives_nothing() -> None:
     assert windows(recording((0, 5), (0.49, 5))) == []
     assert list(speech_windows([], VadOptions())) == []
@@ -175,10 +182,12 @@ def test_windows_cover_speech_in_order_and_never_overlap(
         found = windows(samples, options, max_seconds)
     covered = np.zeros(len(samples), bool)
     for window in found:
-        np.testing.assert_array_equal(window.samples, samples[window.start : window.end])
+        np.testing.assert_array_equal(window.samples, np.concatenate([samples[slice(*span)] for span in window.spans]))
         assert 0 < len(window.samples) <= max_seconds * SAMPLE_RATE
-        covered[window.start : window.end] = True
-    assert all(former.end <= latter.start for former, latter in pairwise(found))
+        for start, end in window.spans:
+            covered[start:end] = True
+    every = [span for window in found for span in window.spans]
+    assert all(former[1] <= latter[0] for former, latter in pairwise(every))
 
     longest = math.floor(max_seconds * SAMPLE_RATE / FRAME) * FRAME
     pad = math.ceil(options.pad * SAMPLE_RATE / FRAME) * FRAME
@@ -191,13 +200,12 @@ def test_windows_cover_speech_in_order_and_never_overlap(
     for (_, end), (start, _) in pairwise(speech):
         if start - end > options.max_gap * SAMPLE_RATE:
             assert not covered[end + pad : start - pad].any()
-    if fit:  # then every window begins and ends with a span, and no two could have been one
-        assert {window.start for window in found} <= {start for start, _ in padded}
-        assert {window.end for window in found} <= {end for _, end in padded}
+    if fit:  # then windows are made of whole spans, and no two could have been one
+        assert every == padded
         for former, latter in pairwise(found):
-            first = next(end for start, end in padded if start == latter.start)
+            first = latter.spans[0][1] - latter.spans[0][0]
             gap = latter.start - former.end + 2 * pad
-            assert gap > options.max_gap * SAMPLE_RATE - FRAME or first - former.start > longest
+            assert gap > options.max_gap * SAMPLE_RATE - FRAME or len(former.samples) + first > longest
 
 
 @settings(max_examples=50)
