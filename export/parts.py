@@ -255,7 +255,7 @@ DECODERS = {
         },
         parameters={},
         # masks that older versions stored
-        ignored=[r"transformer\.h\.\d+\.(cross)?attn(ention)?\.(masked_)?bias", r"lm_head\.weight"],
+        ignored=[r"transformer\.h\.\d+\.(attn|crossattention)\.(masked_)?bias", r"lm_head\.weight"],
     ),
     "trocr": Part(
         _configure_trocr,

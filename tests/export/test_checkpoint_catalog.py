@@ -20,6 +20,8 @@ FILES = {
         for pair in ("enpt", "pten")
     },
     "two-cities": {"two-cities.wav"},
+    "cat": {"cat.png"},
+    "astronaut": {"astronaut.png"},
 }
 
 
@@ -35,5 +37,8 @@ def test_wheels_and_sums(entry: Entry) -> None:
         package, pinned = wheel.requirement.split("==")
         assert (canonicalize_name(package), pinned) == (name, str(version))
         assert {tag.platform for tag in tags} == set(wheel.platforms)
+        # what is for one Python only must be asked for as such
+        only = {tag.interpreter for tag in tags if tag.abi == tag.interpreter and tag.abi.startswith("cp3")}
+        assert only == ({f"cp{wheel.python.replace('.', '')}"} if wheel.python else set())
     for sha256 in [file.sha256 for file in entry.files] + [wheel.sha256 for wheel in entry.wheels]:
         assert len(bytes.fromhex(sha256)) == hashlib.sha256().digest_size
