@@ -235,3 +235,48 @@ def seeded_bundle(seeded_checkpoint: Path, tmp_path_factory: pytest.TempPathFact
 def seeded_int8(seeded_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The int8 bundle of `seeded_checkpoint`; needs no network."""
     return export_apart(seeded_checkpoint, tmp_path_factory.mktemp("bundles") / "seeded-int8", "int8")
+
+
+@pytest.fixture(scope="session")
+def captioner_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BLIP of random weights that reads pictures of 32 x 32 and writes English words, in Hugging Face's layout.
+
+    Its captions differ from picture to picture and end by themselves, most of them.
+    """
+    mel_filterbank(201, 80, 16_000)  # transformers imports torchaudio, which loads without CUDA only after this
+    import torch
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BlipConfig, BlipForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("checkpoints") / "captioner"
+    folder.mkdir()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]"]
+    words = "a an the of in on at by two old red big small dog cat boat sea town night man rain picture photo look ."
+    names = [*special, *words.split(), "##s", "##ing"]
+    tokenizer = BertWordPieceTokenizer({name: i for i, name in enumerate(names)})
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "preprocessor_config.json").write_text('{"size": {"height": 32, "width": 32}}')
+    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    ends = {"bos_token_id": 5, "sep_token_id": 3, "pad_token_id": 0}
+    vision = {"hidden_size": 48, "image_size": 32, "patch_size": 8, **sizes}
+    text = {"hidden_size": 32, "vocab_size": len(names), "max_position_embeddings": 32, **sizes, **ends}
+    torch.manual_seed(0)
+    model: Any = BlipForConditionalGeneration(BlipConfig(text_config=text, vision_config=vision))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0, 1 if "crossattention" in name or "position" in name else 0.2)
+            if "norm" in name.lower() and name.endswith("weight"):
+                parameter += 1
+        model.text_decoder.get_output_embeddings().weight[ends["sep_token_id"]] *= 1.5
+    rules: Any = model.generation_config
+    unwritten = [i for i in range(len(special)) if i != ends["sep_token_id"]]
+    rules.update(max_length=16, num_beams=3, no_repeat_ngram_size=2, suppress_tokens=unwritten)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def seeded_captioner(captioner_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The fp32 bundle of `captioner_checkpoint`; needs no network."""
+    return export_apart(captioner_checkpoint, tmp_path_factory.mktemp("bundles") / "captioner", "fp32")

@@ -1,8 +1,9 @@
 """`heedful caption`: pictures to text."""
 
+import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,11 +13,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from heedful.runtime.drawing.explain import explain as draw
-from heedful.runtime.drawing.explain import save, target_of
+from heedful.runtime.drawing.explain import save, targets_of
 from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import InputError
 from heedful.runtime.home import sample
 from heedful.runtime.image.captioner import Captioner
+from heedful.runtime.image.options import CaptionOptions
 from heedful.runtime.image.records import FORMATS, Records
 from heedful.runtime.image.results import Caption
 from heedful.runtime.load import TASKS, load
@@ -58,24 +60,27 @@ def caption(
     threads: Annotated[int, typer.Option(help="Threads; 0: one per core.")] = 0,
 ) -> None:
     """Caption pictures. One that cannot be read is reported and left out; then the exit status is 1."""
-    names = [*(images or ()), *(name for folder in recursive or () for name in _pictures_in(folder))]
+    names = list(
+        dict.fromkeys([*(images or ()), *(name for folder in recursive or () for name in _pictures_in(folder))])
+    )
     if not names:
         raise InputError("no pictures: name some, or a folder with --recursive")
     several = len(names) > 1 or bool(recursive)
     if explain is not None and several and explain.suffix.lower() == ".png":
         raise InputError(f"several pictures cannot all be explained in {explain}: give --explain a folder")
+    options: dict[str, Any] = {"prompt": prompt, "beams": beams, "count": num_captions, "batch": batch}
+    options["heatmaps"] = explain is not None
+    CaptionOptions.of(**options)  # what is wrong with them is said before anything is loaded
     captioner = load(model, device, threads=threads, rows=max(TASKS["caption"].rows, batch))
     if not isinstance(captioner, Captioner):
         raise InputError(f"{model} does not caption: `heedful list` says what each bundle does")
-    options = {"prompt": prompt, "beams": beams, "count": num_captions, "batch": batch}
-    options["heatmaps"] = explain is not None
-    records = Records(output, format) if output else None
+    records = Records(output, format, num_captions) if output else None
     left = [name for name in names if records is None or name not in records.done]
     if len(left) < len(names):
         typer.echo(f"heedful: {len(names) - len(left)} of {len(names)} are in {output} already", err=True)
     sink = _printed(format, alone=not several) if records is None else records.appended()
     with sink as write, _progress(len(left), hidden=output is None) as advance:
-        failed = _run(captioner, left, options, write, advance, explain)
+        failed = _run(captioner, left, options, write, advance, targets_of(explain, names))
     if failed:
         raise typer.Exit(1)
 
@@ -86,19 +91,19 @@ def _run(
     options: dict[str, Any],
     write: Write,
     advance: Callable[[], None],
-    explain: Path | None,
+    targets: Mapping[str, Path],
 ) -> int:
-    """Caption the pictures; how many could not be read."""
+    """Caption the pictures and draw those that have `targets`; how many could not be read."""
     failed = 0
-    sources = (sys.stdin.buffer.read() if name == _STDIN else sample(name) for name in names)
+    sources = (sys.stdin.buffer if name == _STDIN else sample(name) for name in names)
     for name, found in zip(names, captioner.attempts(sources, **options), strict=True):
         if isinstance(found, InputError):
             failed += 1
             typer.echo(f"heedful: error: {found}", err=True)
         else:
             write(name, found)
-            if explain is not None:
-                save(draw(found), target_of(explain, "stdin" if name == _STDIN else name))
+            if name in targets:
+                save(draw(found), targets[name])
         advance()
     return failed
 
@@ -107,7 +112,7 @@ def _pictures_in(folder: Path) -> Iterator[str]:
     """All files under `folder` whose names end as pictures' do, in order."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
-    endings = tuple(Image.registered_extensions())
+    endings = tuple(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
     for path, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
@@ -119,6 +124,8 @@ def _pictures_in(folder: Path) -> Iterator[str]:
 def _printed(format: str, *, alone: bool) -> Iterator[Write]:
     """To standard output; as text, a picture that is `alone` need not be named."""
     form = FORMATS[format]
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be valid UTF-8
     sys.stdout.write(form.header)
 
     def write(name: str, found: Caption) -> None:

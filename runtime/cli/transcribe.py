@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from heedful.runtime.cli.output import open_output
 from heedful.runtime.drawing.explain import explain as draw
-from heedful.runtime.drawing.explain import save, target_of
+from heedful.runtime.drawing.explain import save, targets_of
 from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import HeedfulError, InputError
 from heedful.runtime.home import sample
@@ -82,15 +82,14 @@ def transcribe(
     transcriber = load(model, device, threads=threads, rows=max(TASKS["transcribe"].rows, batch))
     if not isinstance(transcriber, Transcriber):
         raise InputError(f"{model} does not transcribe: `heedful list` says what each bundle does")
+    drawings = targets_of(explain, audio)
     failed = 0
     for name, target in targets:
         try:
             with open_output(target) as output:
                 transcript = _one(transcriber, name, format, output, options)
-            if explain is not None:
-                save(
-                    draw(transcript, waveform=_waveform(name)), target_of(explain, "stdin" if name == _STDIN else name)
-                )
+            if name in drawings:
+                save(draw(transcript, waveform=_waveform(name)), drawings[name])
         except HeedfulError as error:
             failed += 1
             typer.echo(f"heedful: error: {error}", err=True)

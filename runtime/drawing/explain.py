@@ -1,5 +1,6 @@
 """Where a model looked, drawn: a caption's words on the picture, a text's on its source, a transcript's in time."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -45,9 +46,21 @@ def save(pages: Sequence[Image.Image], target: Path) -> None:
         raise InputError(f"{target} cannot be written: {error}") from error
 
 
-def target_of(explain: Path, name: str) -> Path:
-    """Where the drawing about the file `name` goes: `explain`, if that is a picture's name, else into that folder."""
-    return explain if explain.suffix.lower() == ".png" else explain / f"{Path(name).name}.png"
+def targets_of(explain: Path | None, names: Sequence[str]) -> dict[str, Path]:
+    """Where the drawing about each of the files `names` goes: `explain`, if that is a picture's name, else into that
+    folder, files of one name with their folders in it. Empty where `explain` is None.
+    """
+    if explain is None:
+        return {}
+    if explain.suffix.lower() == ".png":
+        return dict.fromkeys(names, explain)
+    paths = {name: Path("stdin" if name == "-" else name) for name in names}
+    often = Counter(path.name for path in paths.values())
+    flat = {
+        name: path.name if often[path.name] == 1 else "_".join(path.parts[bool(path.anchor) :])
+        for name, path in paths.items()
+    }
+    return {name: explain / f"{each}.png" for name, each in flat.items()}
 
 
 def _caption(caption: Caption) -> Image.Image:
@@ -72,8 +85,11 @@ def _transcript(transcript: Transcript, waveform: NDArray[np.float32] | None, ra
     for start in np.arange(0.0, max(transcript.duration, 1e-3), PAGE).tolist():
         end = min(start + PAGE, transcript.duration)
         part = None if waveform is None else waveform[int(start * rate) : int(end * rate)]
+        last = end == transcript.duration  # a word may begin where everything ends
         its = [
-            (word.text.strip(), word.start, word.end, word.probability) for word in words if start <= word.start < end
+            (word.text.strip(), word.start, word.end, word.probability)
+            for word in words
+            if start <= word.start and (word.start < end or last)
         ]
         pages.append(draw_times(its, (start, end), part, f"{start:.0f} to {end:.0f} s"))
     return pages

@@ -118,9 +118,10 @@ class Captioner:
         best = found[0]
         asked = request.options.heatmaps
         words = self._words(request, job.row, best) if asked else ()
-        candidates = tuple(Candidate(self._text(request, each.tokens), each.avg_logprob) for each in found)
+        candidates = tuple(Candidate(self._text(request, each.tokens), _score(each)) for each in found)
         upright = picture.upright if asked else None
-        return Caption(candidates[0].text, best.avg_logprob, best.tokens, candidates, words, picture.region, upright)
+        text, score = candidates[0].text, candidates[0].score
+        return Caption(text, score, best.tokens, candidates, words, picture.region, upright)
 
     def _text(self, request: _Request, tokens: Sequence[int]) -> str:
         return self.model.tokens.text([*request.prompt, *tokens]).strip()
@@ -140,6 +141,11 @@ class Captioner:
             probability = float(np.prod(probabilities[its], dtype=np.float64))
             found.append(CaptionWord(word, probability, maps[its].mean(0) if len(its) else np.zeros_like(maps[0])))
         return tuple(found)
+
+
+def _score(found: Hypothesis) -> float:
+    """Mean log-probability of a token."""
+    return found.logprob / (len(found.tokens) + found.ended)
 
 
 def _outcome(reading: "Future[Picture]") -> Picture | InputError:

@@ -7,25 +7,39 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from heedful.runtime.errors import InputError
 from heedful.runtime.image.results import Caption
 
+# file names need not be valid UTF-8
+_ENCODING: dict[str, str] = {"encoding": "utf-8", "errors": "surrogateescape"}
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """`header` opens a file; `lines` are what stands of the caption of a picture called so; `images` are the pictures
-    that lines, the header's left out, are about.
+    """`header` opens a file; `begun` tells whether something may be a line that was cut off; `lines` are what stands of
+    the caption of a picture called so; `image` is the picture that one line is about, and raises ValueError,
+    LookupError or TypeError for a line of something else. `each`: every one of several captions has a line of its own.
     """
 
     header: str
+    begun: Callable[[str], bool]
     lines: Callable[[str, Caption], str]
-    images: Callable[[IO[str]], Iterator[str]]
+    image: Callable[[str], str]
+    each: bool
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("\t", " ").splitlines())
 
 
 def _text(image: str, caption: Caption) -> str:
-    return "".join(f"{image}\t{each.text}\n" for each in caption.candidates)
+    return "".join(f"{image}\t{_one_line(each.text)}\n" for each in caption.candidates)
+
+
+def _text_image(line: str) -> str:
+    image, _ = line.split("\t")
+    return image
 
 
 def _json(image: str, caption: Caption) -> str:
@@ -35,58 +49,80 @@ def _json(image: str, caption: Caption) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
+def _json_image(line: str) -> str:
+    image = json.loads(line)["image"]
+    if not isinstance(image, str):
+        raise TypeError(f"{image!r} is no name of a picture")
+    return image
+
+
 def _csv(image: str, caption: Caption) -> str:
     rows = io.StringIO()
     csv.writer(rows, lineterminator="\n").writerows(
-        [image, each.text, round(each.score, 4)] for each in caption.candidates
+        [image, _one_line(each.text), round(each.score, 4)] for each in caption.candidates
     )
     return rows.getvalue()
 
 
+def _csv_image(line: str) -> str:
+    try:
+        ((image, _, score),) = csv.reader([line])
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    float(score)
+    return image
+
+
+_OBJECT = '{"image": "'
 FORMATS = {
-    "txt": Format("", _text, lambda lines: (line.split("\t")[0] for line in lines)),
-    "json": Format("", _json, lambda lines: (json.loads(line)["image"] for line in lines)),
-    "csv": Format("image,text,score\n", _csv, lambda lines: (row[0] for row in csv.reader(lines))),
+    "txt": Format("", lambda rest: "\t" in rest, _text, _text_image, each=True),
+    "json": Format("", lambda rest: _OBJECT.startswith(rest[: len(_OBJECT)]), _json, _json_image, each=False),
+    "csv": Format("image,text,score\n", lambda rest: True, _csv, _csv_image, each=True),
 }
 
 
 class Records:
-    """A file of captions that grows: `done` are the pictures that are in it already."""
+    """A file of captions that grows: `done` are the pictures that are in it already, with `count` captions each."""
 
-    def __init__(self, path: Path, format: str) -> None:
+    def __init__(self, path: Path, format: str, count: int = 1) -> None:
         self.path = path
         self._format = FORMATS[format]
-        self.done = self._read()
+        self.done: set[str] = set()
+        if path.exists():
+            self._read(count)
 
-    def _read(self) -> set[str]:
-        if not self.path.exists():
-            return set()
+    def _read(self, count: int) -> None:
+        header = self._format.header
         try:
-            self._cut()
-            with self.path.open(encoding="utf-8", newline="") as file:
-                if file.readline() != self._format.header and self._format.header:
-                    raise ValueError("its first line is another")
-                if not self._format.header:
-                    file.seek(0)
-                return set(self._format.images(file))
+            content = self.path.read_bytes().decode(**_ENCODING)
+            if not content.startswith(header) and not header.startswith(content):
+                raise ValueError("its first line is another")
+            # a last line without an end was being written when the run was cut off
+            *lines, rest = content[len(header) :].split("\n")
+            images = [self._format.image(line) for line in lines]
+            if rest and not lines and not self._format.begun(rest):
+                raise ValueError("its first line is another")
+            if self._format.each and images and images.count(images[-1]) < count:
+                cut = images[-1]
+                lines = [line for line, image in zip(lines, images, strict=True) if image != cut]
+                images = [image for image in images if image != cut]
+            kept = header if content.startswith(header) else ""
+            size = len((kept + "".join(f"{line}\n" for line in lines)).encode(**_ENCODING))
+            with self.path.open("rb+") as file:
+                file.truncate(size)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
                 f"{self.path} is there and does not hold captions in this format ({error}): "
                 "name another file, or remove it"
             ) from error
-
-    def _cut(self) -> None:
-        """Drop a last line that has no end: it was being written when the run was cut off."""
-        with self.path.open("rb+") as file:
-            content = file.read()
-            file.truncate(content.rfind(b"\n") + 1)
+        self.done = set(images)
 
     @contextmanager
     def appended(self) -> Iterator[Callable[[str, Caption], None]]:
         """Writes each caption as it comes."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("a", encoding="utf-8", newline="")
+            file = self.path.open("a", encoding="utf-8", errors="surrogateescape", newline="")
         except OSError as error:
             raise InputError(f"{self.path} cannot be written: {error}") from error
         with file:

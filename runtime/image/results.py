@@ -20,7 +20,9 @@ class CaptionWord:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One caption of several: `score` is the mean natural-log probability of a token, the end token counted."""
+    """One caption of several: `score` is the mean natural-log probability of a token, the end token counted if it was
+    written.
+    """
 
     text: str
     score: float
