@@ -38,6 +38,9 @@ def prepared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for pattern, shape in _SHAPES:
             if re.fullmatch(pattern, name):
                 found[name] = shape(tensor)
+        if name.endswith("cls.predictions.decoder.bias"):
+            # where both are there, this is the one that is used
+            found[name.replace("decoder.bias", "bias")] = tensor
         if name.endswith("token_type_embeddings.weight"):
             positions = name.replace("token_type", "position")
             found[positions] = tensors[positions].float() + tensor[0].float()
@@ -82,8 +85,11 @@ class Layout:
 
     def load(self, checkpoint: Checkpoint) -> Captioner:
         tensors = prepared(checkpoint.tensors)
-        parts = self.parts(checkpoint.config)
-        config = self.configure(checkpoint, parts, tensors)
+        try:
+            parts = self.parts(checkpoint.config)
+            config = self.configure(checkpoint, parts, tensors)
+        except KeyError as error:
+            raise CheckpointError(f"{checkpoint.source}: config.json lacks {error}") from error
         model = Captioner(config)
         load_weights(model, tensors, self.names(parts))
         return model.eval()
@@ -93,12 +99,9 @@ class Layout:
     ) -> CaptionerConfig:
         above, below = self.stacks(checkpoint.config)
         bridged = bool(self.bridge) and f"{self.bridge[0]}.weight" in tensors
-        try:
-            encoder = parts[0].configure(above)
-            width = None if bridged else encoder.width
-            decoder = parts[1].configure(below, tied=self.is_tied(parts[1], tensors), memory_width=width)
-        except KeyError as error:
-            raise CheckpointError(f"{checkpoint.source}: config.json lacks {error}") from error
+        encoder = parts[0].configure(above)
+        width = None if bridged else encoder.width
+        decoder = parts[1].configure(below, tied=self.is_tied(parts[1], tensors), memory_width=width)
         pictures = read_pictures(checkpoint, self.processor, encoder.size)
         eps = above.get("layer_norm_eps", 1e-5) if len(self.bridge) > 1 else None
         return CaptionerConfig(encoder, decoder, pictures.mean, pictures.std, bridged, eps)

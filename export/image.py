@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image, ImageDraw
 from tokenizers import Tokenizer
@@ -60,7 +61,8 @@ class ImageFamily:
         start, end = self.ends(checkpoint)
         encoder, decoder = model.config.encoder, model.config.decoder
         generation = checkpoint.config | checkpoint.generation
-        limit = min(decoder.max_positions, generation.get("max_length") or _LONGEST)
+        stated = generation.get("max_length") or generation.get("max_new_tokens")
+        limit = decoder.max_positions if stated else min(decoder.max_positions, _LONGEST)
         return {
             "framing": self.pictures(checkpoint).framing,
             "grid": encoder.grid,
@@ -91,11 +93,10 @@ def reading(model: Captioner, description: dict[str, Any]) -> Reading:
 
 
 def draw(ground: str, large: str, small: str) -> Image.Image:
-    """A picture of a shape before a ground that grows darker, for want of a photograph."""
+    """A picture of two shapes before a ground that turns into noise, for want of a photograph."""
     shade = Image.linear_gradient("L").resize((320, 240))
-    picture = Image.composite(
-        Image.new("RGB", (320, 240), ground), Image.effect_noise((320, 240), 60).convert("RGB"), shade
-    )
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8))
+    picture = Image.composite(Image.new("RGB", shade.size, ground), noise, shade)
     canvas = ImageDraw.Draw(picture)
     canvas.polygon([(20, 220), (110, 60), (230, 220)], large)
     canvas.ellipse([210, 30, 270, 90], small)

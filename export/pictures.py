@@ -12,15 +12,15 @@ from heedful.runtime.errors import CheckpointError
 Json = Mapping[str, Any]
 Channels = tuple[float, float, float]
 
-_IMAGENET: dict[str, Any] = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+_HALF: dict[str, Any] = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 _OPENAI: dict[str, Any] = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
 # transformers' classes, without what versions add to their names, and what they do where the file is silent
 _CLASSES: dict[str, dict[str, Any]] = {
-    "ViT": {"size": 224, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3},
-    "DeiT": {"size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224, **_IMAGENET},
+    "ViT": {"size": 224, "resample": 2, **_HALF},
+    "DeiT": {"size": 256, "resample": 3, "do_center_crop": True, "crop_size": 224, **_HALF},
     "Blip": {"size": 384, "resample": 3, **_OPENAI},
     "CLIP": {"size": {"shortest_edge": 224}, "resample": 3, "do_center_crop": True, "crop_size": 224, **_OPENAI},
 }
@@ -52,6 +52,13 @@ def read_pictures(checkpoint: Checkpoint, default: str, size: tuple[int, int]) -
     if kind not in _CLASSES:
         raise CheckpointError(f"{checkpoint.source} wants pictures made by {named}: known are {', '.join(_CLASSES)}")
     settings = _CLASSES[kind] | {name: value for name, value in stated.items() if value is not None}
+    try:
+        return _pictures(checkpoint, kind, settings, size)
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint.source}: the preprocessor's settings make no sense: {error!r}") from error
+
+
+def _pictures(checkpoint: Checkpoint, kind: str, settings: Json, size: tuple[int, int]) -> Pictures:
     _check(checkpoint, settings)
     resize = _resize(settings["size"], kind)
     cropped = _square(settings["crop_size"]) if settings.get("do_center_crop") else resize

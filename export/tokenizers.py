@@ -194,7 +194,7 @@ def find_tokenizer(folder: Path) -> Tokenizer:
     """
     builders: dict[str, Callable[[Path], Tokenizer]] = {
         "tokenizer.json": lambda path: _load(path, _BASIC),
-        "vocab.json": lambda path: _bart(folder).source,
+        "vocab.json": lambda path: _special(_bart(folder).source, ("<|endoftext|>",)),
         "vocab.txt": _bert,
         "sentencepiece.bpe.model": lambda path: _special(_fairseq("").build(folder), _BASIC),
     }
@@ -210,6 +210,8 @@ def _bert(path: Path) -> Tokenizer:
         tokenizer = Tokenizer(models.WordPiece.from_file(str(path), unk_token="[UNK]"))
     except Exception as error:  # the library raises no narrower one
         raise CheckpointError(f"{path} is no vocabulary of BERT's ({error}); download it again") from error
+    if tokenizer.token_to_id("[UNK]") is None:
+        raise CheckpointError(f"{path} is no vocabulary of BERT's: it has no [UNK]; download it again")
     lower = settings.get("do_lower_case", True)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower, strip_accents=settings.get("strip_accents"))
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
