@@ -9,16 +9,20 @@ SUPPORTED := import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit( \
 	"heedful needs Python 3.11, 3.12 or 3.13: make PYTHON=python3.11 ...")
 
 # What `make bench` measures: LONG is a recording of some minutes, CLIPS a folder with clips.jsonl, SENTENCES and
-# REFERENCES text files of English sentences and their translations into Portuguese, line by line.
+# REFERENCES text files of English sentences and their translations into Portuguese, line by line, PICTURES a folder
+# with images/ and captions.jsonl.
 AUDIO ?= two-cities.wav
 LONG ?=
 CLIPS ?=
 SENTENCES ?=
 REFERENCES ?=
+PICTURES ?=
 RIVALS ?= build/rivals
 FASTER_WHISPER := --rival-python $(RIVALS)/faster-whisper/bin/python
 OPTIMUM := --rival-python $(RIVALS)/optimum/bin/python
 TEXT := --rival-python $(RIVALS)/text/bin/python
+BENCH_caption_quality = $(PICTURES) captioner captioner-fp32
+BENCH_caption_speed = $(PICTURES)/images $(OPTIMUM)
 BENCH_speech_floor = $(AUDIO)
 BENCH_speech_memory = $(AUDIO) $(FASTER_WHISPER)
 BENCH_speech_quality = $(CLIPS) $(FASTER_WHISPER)
@@ -75,9 +79,9 @@ check: $(INSTALLED) $(LINKS) ## format, lint, types and tests
 	$(BIN)/mypy
 	$(BIN)/pytest
 
-bench: $(INSTALLED) ## run every script of benchmarks/: make bench LONG= CLIPS= SENTENCES= REFERENCES= (benchmarks/README.md)
-	@test -n "$(LONG)" -a -n "$(CLIPS)" -a -n "$(SENTENCES)" -a -n "$(REFERENCES)" \
-		|| { echo "make bench LONG=FILE CLIPS=FOLDER SENTENCES=FILE REFERENCES=FILE: see benchmarks/README.md"; exit 2; }
+bench: $(INSTALLED) ## run every script of benchmarks/: make bench LONG= CLIPS= SENTENCES= REFERENCES= PICTURES= (benchmarks/README.md)
+	@test -n "$(LONG)" -a -n "$(CLIPS)" -a -n "$(SENTENCES)" -a -n "$(REFERENCES)" -a -n "$(PICTURES)" \
+		|| { echo "make bench LONG=FILE CLIPS=FOLDER SENTENCES=FILE REFERENCES=FILE PICTURES=FOLDER: see benchmarks/README.md"; exit 2; }
 	@set -e; $(foreach name,$(BENCHMARKS),echo "== $(name)"; $(BIN)/python benchmarks/$(name).py $(BENCH_$(name));)
 
 clean: ## remove builds and caches; .venv stays

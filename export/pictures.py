@@ -55,7 +55,11 @@ def read_pictures(checkpoint: Checkpoint, default: str, size: tuple[int, int]) -
     try:
         return _pictures(checkpoint, kind, settings, size)
     except (LookupError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint.source}: the preprocessor's settings make no sense: {error!r}") from error
+        used = ("size", "crop_size", "resample", "image_mean", "image_std")
+        stated = {name: settings.get(name) for name in used}
+        raise CheckpointError(
+            f"{checkpoint.source}: the preprocessor's settings make no sense ({error!r}): {stated}"
+        ) from error
 
 
 def _pictures(checkpoint: Checkpoint, kind: str, settings: Json, size: tuple[int, int]) -> Pictures:

@@ -45,7 +45,7 @@ def test_a_bundle_writes_what_the_network_finds_likeliest(model: Captioner, tmp_
     noise = np.random.default_rng(5).integers(0, 256, (7, 9, 3), np.uint8)
     picture = Image.fromarray(noise).resize((300, 260), Image.Resampling.BICUBIC)
     found = caption(picture, beams=1)
-    pixels = torch.from_numpy(np.asarray(picture.resize((224, 224), Image.Resampling.BILINEAR))[None])
+    pixels = torch.from_numpy(np.asarray(picture.resize((224, 224), Image.Resampling.BILINEAR)).copy()[None])
     tokens, silent = [1], [0, 1, 3]
     with torch.no_grad():
         while tokens[-1] != 2 and len(tokens) < 23:

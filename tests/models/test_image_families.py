@@ -267,7 +267,7 @@ OUTPUTS = dict.fromkeys(("return_dict_in_generate", "output_logits", "output_sco
 
 def by_transformers(pair: Pair, prompt: str | None = None, **options: Any) -> list[list[tuple[list[int], float]]]:
     """For each picture the captions found, best first: their tokens, and the mean of the logarithms of those tokens'
-    probabilities, which counts one token for the end, whether or not it came.
+    probabilities, the end's among them if it came.
     """
     # BLIP does not look at the generation_config.json of the whole model
     rules: dict[str, Any] = {"max_length": LENGTH, "num_beams": 1, "length_penalty": 1.0} | pair.case.rules
@@ -286,7 +286,7 @@ def by_transformers(pair: Pair, prompt: str | None = None, **options: Any) -> li
             total = float(out.sequences_scores[i]) * count ** rules["length_penalty"]
         else:
             total = sum(float(out.logits[j][i].log_softmax(-1)[row[j]]) for j in range(count))
-        found.append((tokens, total / (len(tokens) + 1)))
+        found.append((tokens, total / count))
     return [found[i : i + width] for i in range(0, len(found), width)]
 
 
