@@ -21,6 +21,7 @@ RIVALS ?= build/rivals
 FASTER_WHISPER := --rival-python $(RIVALS)/faster-whisper/bin/python
 OPTIMUM := --rival-python $(RIVALS)/optimum/bin/python
 TEXT := --rival-python $(RIVALS)/text/bin/python
+BENCH_caption_examples = captioner $(PICTURES) build/captions
 BENCH_caption_quality = $(PICTURES) captioner captioner-fp32
 BENCH_caption_speed = $(PICTURES)/images $(OPTIMUM)
 BENCH_speech_floor = $(AUDIO)

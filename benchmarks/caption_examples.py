@@ -31,7 +31,9 @@ licence beside it; its address on Flickr is the credit that is known.
 def row(record: dict[str, Any], text: str) -> str:
     """A line of the table."""
     name = record["image"]
-    licence = f"[{record['license']}](https://{record['license_url']}), [source](https://{record['source']})"
+    licence = "not stated"
+    if "license" in record:
+        licence = f"[{record['license']}](https://{record['license_url']}), [source](https://{record['source']})"
     return f"| ![{name}]({name}) | {text} | {record['captions'][0].strip()} | {licence} |\n"
 
 

@@ -51,7 +51,8 @@ def prepared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class Layout:
     """Where Hugging Face keeps the two stacks of a captioner: the prefixes of their names, their keys in config.json,
     and what kinds they are where the configuration does not say; the modules of the bridge between them; the class of
-    image processor where no file names one.
+    image processor where no file names one; what the tokens that begin and end a caption are called, and their
+    `defaults`, which some versions of transformers leave out.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Layout:
     processor: str = "ViT"
     start: str = "bos_token_id"
     end: str = "eos_token_id"
+    defaults: tuple[tuple[str, int], ...] = ()
 
     @property
     def family(self) -> ImageFamily:
@@ -134,6 +136,7 @@ class Layout:
         """The tokens that a caption begins and ends with: the first of the places that state one."""
         _, decoder = self.stacks(checkpoint.config)
         places = [checkpoint.generation, checkpoint.config, decoder] if self.kinds is None else [decoder]
+        places.append(dict(self.defaults))
 
         def find(*names: str) -> Any:
             for name in names:
@@ -148,7 +151,7 @@ class Layout:
 LAYOUTS = (
     Layout(
         "blip", "vision_model.", "vision_config", "text_decoder.", "text_config", ("blip", "blip"), processor="Blip",
-        end="sep_token_id",
+        end="sep_token_id", defaults=(("bos_token_id", 30_522), ("sep_token_id", 102)),
     ),
     Layout(
         "git", "git.image_encoder.vision_model.", "vision_config", "", None, ("clip", "git"),
