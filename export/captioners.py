@@ -104,7 +104,7 @@ class Layout:
         encoder = parts[0].configure(above)
         width = None if bridged else encoder.width
         decoder = parts[1].configure(below, tied=self.is_tied(parts[1], tensors), memory_width=width)
-        pictures = read_pictures(checkpoint, self.processor, encoder.size)
+        pictures = self.pictures(checkpoint)
         eps = above.get("layer_norm_eps", 1e-5) if len(self.bridge) > 1 else None
         return CaptionerConfig(encoder, decoder, pictures.mean, pictures.std, bridged, eps)
 
@@ -161,9 +161,13 @@ LAYOUTS = (
 )  # fmt: skip
 
 
+def _own_pictures(checkpoint: Checkpoint) -> Pictures:
+    return read_pictures(checkpoint, "ViT", (checkpoint.config["image_size"],) * 2)
+
+
 def _own_config(checkpoint: Checkpoint) -> CaptionerConfig:
     config, side = checkpoint.config, (checkpoint.config["image_size"],) * 2
-    pictures = read_pictures(checkpoint, "ViT", side)
+    pictures = _own_pictures(checkpoint)
     layer = LayerConfig(config["width"], config["heads"], config["inner"])
     decoder = StackConfig(
         config["vocab_size"],
@@ -194,7 +198,7 @@ OWN = ImageFamily(
     "captioner",
     lambda checkpoint: checkpoint.format == "huggingface" and checkpoint.config.get("model_type") == "captioner",
     _load_own,
-    lambda checkpoint: read_pictures(checkpoint, "ViT", (checkpoint.config["image_size"],) * 2),
+    _own_pictures,
     lambda checkpoint: (checkpoint.generation["decoder_start_token_id"], checkpoint.generation["eos_token_id"]),
 )
 
