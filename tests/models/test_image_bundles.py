@@ -96,8 +96,6 @@ LACKING = [
     ("blip", ("text_config",), "text_config"),
     ("blip", ("vision_config", "image_size"), "image_size"),
     ("blip", ("text_config", "vocab_size"), "vocab_size"),
-    ("blip", ("text_config", "bos_token_id"), "bos_token_id"),
-    ("blip", ("text_config", "sep_token_id"), "sep_token_id"),
     ("git", ("vision_config",), "vision_config"),
     ("git", ("vision_config", "patch_size"), "patch_size"),
     ("git", ("max_position_embeddings",), "max_position_embeddings"),
@@ -117,6 +115,17 @@ def test_what_a_configuration_lacks_is_named(name: str, keys: tuple[str, ...], m
     (tmp_path / "generation_config.json").unlink()
     with pytest.raises(CheckpointError, match=message):
         described(tmp_path)
+
+
+def test_blip_has_tokens_of_its_own_where_the_configuration_says_none(tmp_path: Path) -> None:
+    """Some versions of transformers write only what differs from the defaults."""
+    config = written("blip", tmp_path) / "config.json"
+    edit(config, "text_config", "bos_token_id")
+    edit(config, "text_config", "sep_token_id")
+    (tmp_path / "generation_config.json").unlink()
+    read = hf.BlipConfig.from_pretrained(tmp_path).text_config
+    found = described(tmp_path)
+    assert (found["start"], found["end"]) == ([read.bos_token_id], read.sep_token_id)
 
 
 @pytest.mark.parametrize(
