@@ -28,8 +28,7 @@ def fresh(python: str, script: str, request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Print the table."""
-    arguments_of = parser(__doc__)
-    arguments_of.set_defaults(runs=3)
+    arguments_of = parser(__doc__, runs=3)
     arguments_of.add_argument("audio")
     arguments_of.add_argument("--rival-python", required=True)
     arguments_of.add_argument("--models", nargs="+", default=["whisper-base"])

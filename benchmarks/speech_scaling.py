@@ -102,8 +102,7 @@ def draw(points: list[Point], path: str) -> None:
 
 def main() -> None:
     """Print the table and draw the plot."""
-    arguments_of = parser(__doc__)
-    arguments_of.set_defaults(runs=3)
+    arguments_of = parser(__doc__, runs=3)
     arguments_of.add_argument("audio")
     arguments_of.add_argument("long")
     arguments_of.add_argument("--model", default="whisper-tiny.en")

@@ -19,11 +19,12 @@ Answer = dict[str, Any]
 _PAUSE = 0.5
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser with the arguments of every comparison."""
+def parser(doc: str | None, runs: int = 5) -> argparse.ArgumentParser:
+    """A parser with the arguments of every comparison; `runs` as a rule, 0 where there is no more than one."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--threads", type=int, default=2)
-    made.add_argument("--runs", type=int, default=5, help="timed runs of each side; the median counts")
+    if runs:
+        made.add_argument("--runs", type=int, default=runs, help="timed runs of each side; the median counts")
     return made
 
 
