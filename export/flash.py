@@ -4,6 +4,7 @@ The standard operator's CPU kernel is as fast, but stores queries x keys x heads
 the flash kernel needs little more than its output. Source of the algorithm: Dao et al. 2022, arXiv 2205.14135.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -31,8 +32,8 @@ def use_flash(model: ir.Model) -> None:
         heads, width = _heads_and_width(place)
         parts = ir.node("Split", [place.source, integers(model, [width] * 3)], {"axis": -1}, num_outputs=3)
         # without a scale both operators take 1 / sqrt(d)
-        stated = {"scale": node.attributes["scale"].as_float()} if "scale" in node.attributes else {}
-        attributes = {"num_heads": heads, **stated}
+        scale = node.attributes["scale"].as_float() if "scale" in node.attributes else math.sqrt(heads / width)
+        attributes = {"num_heads": heads, "scale": scale}
         attention = ir.node("MultiHeadAttention", parts.outputs, attributes, domain=MICROSOFT)
         last = place.nodes[-1]
         ir.convenience.replace_nodes_and_values(

@@ -4,22 +4,20 @@ Each method stands where it measured fastest (docs/performance.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 
 import onnx_ir as ir
 
 from heedful.export.integer import Scales, quantize_known, quantize_rows, quantize_tables
+from heedful.export.integer_attention import quantize_attention
 from heedful.export.quantize import quantize_blockwise, quantize_dynamic
 
 Method = Callable[[ir.Model, str], None]
 Plan = Mapping[str, Sequence[tuple[str, Method]]]
 
-# A speech encoder reads one input at a time: its rows need not be alike to the last bit, and larger blocks are faster.
-# What comes out of a GELU has outliers, and one scale for all of it doubles the error of the whole encoder.
-_wide_blocks = partial(quantize_blockwise, sizes=(128, 64, 32, 16))
-
+# A speech encoder reads one input at a time: its rows need not be alike to the last bit, and one scale for all of them
+# is faster. What comes out of a GELU has outliers, and one scale for all of that doubles the error of the encoder.
 SPEECH: Plan = {
-    "encoder": [(r"feed_forward\.output", _wide_blocks), ("", quantize_dynamic)],
+    "encoder": [("", quantize_attention), (r"feed_forward\.output", quantize_rows), ("", quantize_dynamic)],
     "decoder": [("", quantize_blockwise)],
     "aligner": [("", quantize_blockwise)],
 }

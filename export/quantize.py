@@ -11,7 +11,6 @@ Embeddings tied to a blockwise weight are looked up in that same weight, so it i
 """
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -43,16 +42,16 @@ def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
         replace(model, node, add, ir.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT))
 
 
-def quantize_blockwise(model: ir.Model, pattern: str = "", sizes: Sequence[int] = _BLOCKS) -> None:
+def quantize_blockwise(model: ir.Model, pattern: str = "") -> None:
     """Put `MatMulNBits` in place of every product with a constant matrix, and of lookups in the same matrix.
 
-    Only of matrices whose name has `pattern`, a regular expression, in it; in blocks of the first of `sizes` that
-    divides the matrix.
+    Only of matrices whose name has `pattern`, a regular expression, in it; in the largest blocks that divide the
+    matrix.
     """
     for node, weight in products(model, pattern):
         columns = weight.T  # (n, k): one row for each output
         n, k = columns.shape
-        size = next((size for size in sizes if k % size == 0), None)
+        size = next((size for size in _BLOCKS if k % size == 0), None)
         if size is None:
             continue
         blocks = columns.reshape(n, k // size, size)

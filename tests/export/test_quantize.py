@@ -289,11 +289,15 @@ def test_unusual_products_keep_their_meaning(
 
 
 def test_each_graph_by_its_plan() -> None:
-    """The spectrum stays in float; encoders are quantized dynamically but for what leaves a GELU, others by blocks."""
+    """The spectrum stays in float; encoders have one scale for an input, a scale a row for what leaves a GELU, others
+    have blocks.
+    """
     names = ["log_mel.basis", "encoder.layers.0.attention.output.weight", "encoder.layers.0.feed_forward.output.weight"]
     nodes = [node("MatMul", f"x {name}", f"y{i}") for i, name in enumerate(names)]
     blocks = ["MatMul", "MatMulNBits", "MatMulNBits"]
-    expected = {"encoder": ["MatMul", "DynamicQuantizeMatMul", "MatMulNBits"], "decoder": blocks, "aligner": blocks}
+    row = ["Abs", "ReduceMax", "Mul", "Add", "Div", "QuantizeLinear", "MatMulIntegerToFloat", "Mul"]
+    encoder = ["MatMul", "DynamicQuantizeMatMul", *row]
+    expected = {"encoder": encoder, "decoder": blocks, "aligner": blocks}
     found = {}
     for name in SPEECH:
         model = graph(nodes, {name: normal(1, 64, 48) for name in names})
