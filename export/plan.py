@@ -21,16 +21,11 @@ SPEECH: Plan = {
     "decoder": [("", quantize_blockwise)],
     "aligner": [("", quantize_blockwise)],
 }
-# an encoder reads one picture at a time; convolutions are not quantized
-IMAGE: Plan = {
-    "encoder": [("", quantize_rows)],
-    "decoder": [("", quantize_blockwise)],
-    "aligner": [("", quantize_blockwise)],
-}
-# many short inputs side by side
+# many short inputs side by side; convolutions are not quantized
 TEXT: Plan = {
     graph: [("", quantize_rows), (r"tokens\.weight$", quantize_tables)] for graph in ("encoder", "decoder", "aligner")
 }
+IMAGE = TEXT
 
 
 def quantize(steps: Sequence[tuple[str, Method]], model: ir.Model, known: Mapping[str, Scales]) -> None:
