@@ -23,6 +23,7 @@ from heedful.export.shortlist import FILE as SHORTLIST
 from heedful.export.shortlist import Shortlist, shorten
 from heedful.export.storage import store
 from heedful.export.trace import trace
+from heedful.export.unfold import unfold_convolutions
 from heedful.runtime.bundle import MANIFEST, VERSION, Bundle, sha256
 from heedful.runtime.errors import ExportError
 from heedful.runtime.home import home, is_name
@@ -107,6 +108,7 @@ def _graphs(
     for graph in family.graphs(model, description):
         report(f"tracing the {graph.name}")
         traced[graph.name] = trace(graph)
+        unfold_convolutions(traced[graph.name])
         if graph.name == "decoder":
             fold_queries(traced[graph.name])
         if precision == "int8":

@@ -17,7 +17,7 @@ Plan = Mapping[str, Sequence[tuple[str, Method]]]
 # A speech encoder reads one input at a time: its rows need not be alike to the last bit, and one scale for all of them
 # is faster. What comes out of a GELU has outliers, and one scale for all of that doubles the error of the encoder.
 SPEECH: Plan = {
-    "encoder": [("", quantize_attention), (r"feed_forward\.output", quantize_rows), ("", quantize_dynamic)],
+    "encoder": [("", quantize_attention), (r"feed_forward\.output", quantize_rows), (r"layers\.", quantize_dynamic)],
     "decoder": [("", quantize_blockwise)],
     "aligner": [("", quantize_blockwise)],
 }

@@ -1,7 +1,9 @@
 """A bundle opened: its graphs and sizes, whatever the modality."""
 
+import copy
 import threading
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 import onnxruntime as ort
@@ -26,6 +28,12 @@ class Model:
             warn_if_saturating()
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
+
+    def on_one_thread(self) -> Self:
+        """The same model with sessions of its own, whose graphs run on the thread of the caller."""
+        other = copy.copy(self)
+        other.threads, other._sessions, other._lock = 1, {}, threading.Lock()
+        return other
 
     @property
     def encoder(self) -> ort.InferenceSession:

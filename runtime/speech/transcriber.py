@@ -3,8 +3,8 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from heedful.runtime.bundle import Bundle
-from heedful.runtime.engine.batcher import Batcher
 from heedful.runtime.engine.device import Device
+from heedful.runtime.engine.lanes import Lanes
 from heedful.runtime.speech.audio import Source, read_audio
 from heedful.runtime.speech.model import SpeechModel
 from heedful.runtime.speech.options import TranscribeOptions
@@ -17,7 +17,7 @@ class Transcriber:
 
     def __init__(self, bundle: Bundle, device: Device, *, threads: int, rows: int, queue: int) -> None:
         self.model = SpeechModel(bundle, device, threads)
-        self.batcher = Batcher(self.model.decoder(rows), queue)
+        self.lanes = Lanes(self.model, rows=rows, queue=queue)
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
 
     @property
@@ -31,7 +31,7 @@ class Transcriber:
         `options` are those of `TranscribeOptions`. Raises InputError for audio or options that cannot be used.
         """
         chosen = TranscribeOptions.of(**options)
-        return Transcription(self.model, self.batcher, chosen, read_audio(audio, sample_rate))
+        return Transcription(self.model, self.lanes, chosen, read_audio(audio, sample_rate))
 
     def __call__(self, audio: Source, *, sample_rate: int | None = None, **options: object) -> Transcript:
         """The whole transcript of `audio`; arguments as in `stream`."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.runtime.engine.batcher import Batcher
+from heedful.runtime.engine.lanes import Lanes, Place
 from heedful.runtime.errors import InputError
 from heedful.runtime.speech.clock import Clock
 from heedful.runtime.speech.model import SpeechModel
@@ -58,24 +58,24 @@ class Transcription:
     def __init__(
         self,
         model: SpeechModel,
-        batcher: Batcher,
+        lanes: Lanes[SpeechModel],
         options: TranscribeOptions,
         chunks: Iterator[NDArray[np.float32]],
     ) -> None:
         model.tokens.check_language(options.language, options.task)
-        if options.batch > batcher.decoder.rows:
+        if options.batch > lanes.rows:
             raise InputError(
-                f"batch {options.batch} is more than the {batcher.decoder.rows} rows that the model was loaded with: "
+                f"batch {options.batch} is more than the {lanes.rows} rows that the model was loaded with: "
                 f"load it with rows={options.batch}"
             )
         self.model = model
-        self.batcher = batcher
+        self.lanes = lanes
         self.options = options
         self.language = options.language or ("" if model.tokens.multilingual else "en")
         self.language_probability = 1.0 if self.language else 0.0
         self._samples = 0
         self._chunks = self._counted(chunks)
-        self._windows = WindowDecoder(model, options, batcher.generate)
+        self._windows = WindowDecoder(model, options)
         self._hotwords = model.tokens.encode(options.hotwords) if options.hotwords else []
         self._opening = model.tokens.encode(options.initial_prompt) if options.initial_prompt else []
         self.first_token: float | None = None
@@ -90,7 +90,7 @@ class Transcription:
             yield chunk
 
     def __iter__(self) -> Iterator[Segment]:
-        with self.batcher.request():
+        with self.lanes.request():
             segments = self._one_after_another() if self.options.batch == 1 else self._side_by_side()
             for number, segment in enumerate(segments):
                 yield replace(segment, id=number)
@@ -135,28 +135,26 @@ class Transcription:
             if len(waveform) < (_SHORTEST * self.model.rate if stretch.seek else 1):
                 return
             # a row is held for one window only, so that a caller who takes its time over the segments holds up nobody
-            with self.batcher.rows(1) as (row,):
-                segments = self._transcribe(stretch, row, waveform)
+            with self.lanes.place(alone=self.options.batch == 1) as place:
+                segments = self._transcribe(stretch, place, waveform)
             yield from map(stretch.clock.place, segments)
 
-    def _transcribe(self, stretch: _Stretch, row: int, waveform: NDArray[np.float32]) -> list[Segment]:
-        """The segments of one window, `waveform` (samples,), decoded in `row`."""
-        self._encode(row, waveform)
+    def _transcribe(self, stretch: _Stretch, place: Place[SpeechModel], waveform: NDArray[np.float32]) -> list[Segment]:
+        """The segments of one window, `waveform` (samples,), decoded at `place`."""
+        batcher = place.batcher
+        batcher.call(lambda: place.model.encode(batcher.decoder, {place.row: waveform}))
         if not self.language:
-            self._detect(row)
+            self._detect(place)
         header = self.model.tokens.header(self.language, self.options)
-        window = self._window(stretch, row, header)
-        decoded = self._windows.decode(window)
+        window = self._window(stretch, place.row, header)
+        decoded = self._windows.decode(window, batcher.generate)
         if self.first_token is None:
             self.first_token = decoded.first_token
-        return self._take(stretch, len(waveform), window, decoded)
+        return self._take(stretch, place, len(waveform), window, decoded)
 
-    def _encode(self, row: int, waveform: NDArray[np.float32]) -> None:
-        self.batcher.call(lambda: self.model.encode(self.batcher.decoder, {row: waveform}))
-
-    def _detect(self, row: int) -> None:
-        job = self.model.language_job(row)
-        self.batcher.generate([job])
+    def _detect(self, place: Place[SpeechModel]) -> None:
+        job = self.model.language_job(place.row)
+        place.batcher.generate([job])
         odds = self.model.language_odds(job)
         self.language = max(odds, key=odds.__getitem__)
         self.language_probability = odds[self.language]
@@ -166,7 +164,9 @@ class Transcription:
         prompt = self.model.tokens.prompt(header, stretch.previous, self._hotwords)
         return Window(row, stretch.start + stretch.seek, prompt, len(prompt) - len(header))
 
-    def _take(self, stretch: _Stretch, samples: int, window: Window, decoded: Decoded) -> list[Segment]:
+    def _take(
+        self, stretch: _Stretch, place: Place[SpeechModel], samples: int, window: Window, decoded: Decoded
+    ) -> list[Segment]:
         """The segments of a decoded window of `samples` samples; its stretch moves on to the next."""
         duration = samples / self.model.rate
         if self._windows.is_silence(decoded):
@@ -176,7 +176,7 @@ class Transcription:
         spans, following = split_segments(decoded.hypothesis.tokens, first, self.model.frame, duration)
         texts = [self.model.tokens.text(span.tokens) for span in spans]
         kept = [(span, text) for span, text in zip(spans, texts, strict=True) if text.strip() and span.end > span.start]
-        words = self._words(stretch, window, [span for span, _ in kept], duration)
+        words = self._words(stretch, place, [span for span, _ in kept], duration)
         offset = stretch.seek / self.model.rate
         floor = 0.0
         segments = []
@@ -193,7 +193,7 @@ class Transcription:
         return segments
 
     def _words(
-        self, stretch: _Stretch, window: Window, spans: Sequence[Span], duration: float
+        self, stretch: _Stretch, place: Place[SpeechModel], spans: Sequence[Span], duration: float
     ) -> list[list[TimedWord] | None]:
         """The timed words of each span, seconds from the start of the window; None where they were not asked for."""
         if not self.options.words:
@@ -204,9 +204,8 @@ class Transcription:
         if not flat:
             return [[] for _ in spans]
         header = tokens.header(self.language, replace(self.options, timestamps=False))
-        weights, probabilities = self.batcher.call(
-            lambda: self.model.align(self.batcher.decoder, window.row, header, flat)
-        )
+        batcher = place.batcher
+        weights, probabilities = batcher.call(lambda: place.model.align(batcher.decoder, place.row, header, flat))
         frames = max(1, min(self.model.shape.frames, round(duration / self.model.frame)))
         timed = time_words(tokens.words(flat, self.language), weights, probabilities, frames, self.model.frame)
         offset = stretch.seek / self.model.rate

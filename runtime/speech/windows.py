@@ -52,13 +52,10 @@ def compression_ratio(text: str) -> float:
 
 
 class WindowDecoder:
-    """Decodes windows with one set of options; `generate` runs jobs to their end."""
+    """Decodes windows with one set of options."""
 
-    def __init__(
-        self, model: SpeechModel, options: TranscribeOptions, generate: Callable[[Sequence[Job]], None]
-    ) -> None:
+    def __init__(self, model: SpeechModel, options: TranscribeOptions) -> None:
         self.model = model
-        self.generate = generate
         self.options = options
         special = model.tokens.special
         self.rules: list[Rule] = [Suppress(model.suppress), Suppress(model.suppress_first, at_start=True)]
@@ -69,12 +66,12 @@ class WindowDecoder:
             stamps = range(special.no_timestamps, model.shape.vocabulary)
             self.rules.append(Suppress(stamps))
 
-    def decode(self, window: Window) -> Decoded:
-        """The text of `window`."""
+    def decode(self, window: Window, generate: Callable[[Sequence[Job]], None]) -> Decoded:
+        """The text of `window`; `generate` runs jobs to their end."""
         tries: list[Decoded] = []
         for temperature in self.options.temperatures:
             job = Job(window.row, window.prompt, self._search(window, temperature), watch=[window.header])
-            self.generate([job])
+            generate([job])
             tries.append(self._decoded(job, temperature))
             if self._accepts(tries[-1]):
                 break

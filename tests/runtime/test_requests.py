@@ -22,11 +22,14 @@ requests = st.tuples(
 )
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8"])
+@pytest.fixture(
+    scope="module", params=[(bundle, threads) for bundle in ("bundle", "int8") for threads in (1, 2)], ids=str
+)
 def seeded(request: pytest.FixtureRequest) -> Transcriber:
-    name = {"fp32": "seeded_bundle", "int8": "seeded_int8"}[request.param]
-    bundle: Path = request.getfixturevalue(name)
-    transcriber: Transcriber = load(bundle, "cpu", threads=1, rows=3)
+    """With one thread all share a decoder; with two they have narrow lanes, and one by itself the wide one."""
+    name, threads = request.param
+    bundle: Path = request.getfixturevalue(f"seeded_{name}")
+    transcriber: Transcriber = load(bundle, "cpu", threads=threads, rows=3)
     return transcriber
 
 

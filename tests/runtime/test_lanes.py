@@ -1,0 +1,99 @@
+"""Which lane an input goes to: the wide one by itself, the narrow ones in company."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import cast
+
+import pytest
+
+from heedful.runtime.engine.device import Device
+from heedful.runtime.engine.lanes import Lanes, Place
+from heedful.runtime.engine.model import Model
+
+CPU = Device("cpu")
+
+
+@dataclass
+class Rows:
+    rows: int
+
+
+@dataclass
+class Sized:
+    """A model that is nothing but its number of threads."""
+
+    threads: int
+    device: Device = CPU
+
+    def decoder(self, rows: int) -> Rows:
+        return Rows(rows)
+
+    def on_one_thread(self) -> "Sized":
+        return Sized(1, self.device)
+
+
+def lanes(threads: int, rows: int, device: Device = CPU) -> Lanes[Model]:
+    return Lanes(cast(Model, Sized(threads, device)), rows=rows, queue=4)
+
+
+def held(stack: ExitStack, shared: Lanes[Model], *, alone: bool = True) -> Place[Model]:
+    return stack.enter_context(shared.place(alone=alone))
+
+
+def test_an_input_by_itself_has_all_threads() -> None:
+    shared = lanes(threads=4, rows=8)
+    for _ in range(3):
+        with shared.place() as place:
+            assert (place.model.threads, place.row) == (4, 0)
+
+
+def test_inputs_in_company_are_dealt_out_evenly() -> None:
+    shared = lanes(threads=2, rows=6)
+    with ExitStack() as stack:
+        first = held(stack, shared)
+        others = [held(stack, shared) for _ in range(6)]
+    assert first.batcher is shared.wide.batcher
+    assert {place.model.threads for place in others} == {1}
+    used = [(id(place.batcher), place.row) for place in others]
+    assert len(set(used)) == 6
+    assert len({batcher for batcher, _ in used}) == 2
+    assert [batcher for batcher, _ in used[:2]] == [batcher for batcher, _ in used[2:4]]
+
+
+def test_whoever_knows_of_company_leaves_the_wide_lane_alone() -> None:
+    shared = lanes(threads=2, rows=4)
+    with shared.place(alone=False) as place:
+        assert place.batcher is not shared.wide.batcher
+    with shared.place() as place:
+        assert place.batcher is shared.wide.batcher
+
+
+@pytest.mark.parametrize(("threads", "rows", "device"), [(1, 3, "cpu"), (4, 1, "cpu"), (4, 3, "cuda")])
+def test_there_is_one_lane_where_more_would_not_help(threads: int, rows: int, device: str) -> None:
+    shared = lanes(threads, rows, Device(device))  # type: ignore[arg-type]
+    with ExitStack() as stack:
+        places = [held(stack, shared) for _ in range(rows)]
+    assert {place.batcher for place in places} == {shared.wide.batcher}
+    assert [place.row for place in places] == list(range(rows))
+
+
+def test_no_more_inputs_are_under_way_than_there_are_rows() -> None:
+    shared = lanes(threads=2, rows=4)
+    most, now, lock = 0, 0, threading.Lock()
+
+    def take(number: int) -> None:
+        nonlocal most, now
+        with shared.place(alone=False):
+            with lock:
+                now += 1
+                most = max(most, now)
+            threading.Event().wait(0.002)
+            with lock:
+                now -= 1
+
+    with ThreadPoolExecutor(12) as pool:
+        list(pool.map(take, range(40)))
+    assert most == 4
+    assert now == 0
