@@ -3,7 +3,7 @@
     python benchmarks/speech_floor.py AUDIO [--models whisper-tiny.en whisper-base]
 
 Of int8 bundles on the CPU. The floor of the encoder is its multiply-adds over the highest rate measured here, those of
-attention, convolutions and the spectrum in float32 and those of weights in 8 bits; that of a greedy step is the bytes
+convolutions and the spectrum in float32, those of attention and weights in 8 bits; that of a greedy step is the bytes
 it must read, weights of the decoder and keys and values of cross-attention, over the memory bandwidth measured here.
 Peaks are the best of 20 tries, times the median. Needs torch and onnx, as exporting does.
 """
@@ -77,7 +77,7 @@ def encoder_work(model: SpeechModel) -> tuple[float, float]:
     convolutions = 2 * frames * 3 * _MELS * width + frames * 3 * width**2
     spectrum = 2 * frames * _FFT * (_FFT + 2)
     weights = layers * frames * 12 * width**2 + layers * frames * 2 * width**2
-    return attention + convolutions + spectrum, weights
+    return convolutions + spectrum, attention + weights
 
 
 def step_bytes(model: SpeechModel) -> float:

@@ -1,4 +1,4 @@
-"""What rewrites of a graph share: constants made on first use, and onnxruntime's own operators."""
+"""What rewrites of a graph share: constants made on first use, nodes made in order, onnxruntime's own operators."""
 
 import numpy as np
 import onnx_ir as ir
@@ -20,3 +20,22 @@ def constant(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value
 def integers(model: ir.Model, numbers: list[int]) -> ir.Value:
     """The constant vector of `numbers`, int64."""
     return constant(model, f"integers.{'.'.join(map(str, numbers))}", np.asarray(numbers, np.int64))
+
+
+class Nodes:
+    """Nodes made for `model`, in order, to be put into its graph."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.model = model
+        self.made: list[ir.Node] = []
+
+    def __call__(
+        self, operator: str, *inputs: ir.Value | None, domain: str = "", **attributes: int | list[int]
+    ) -> ir.Value:
+        """The output of a new node."""
+        self.made.append(ir.node(operator, inputs, attributes, domain=domain))
+        return self.made[-1].outputs[0]
+
+    def integers(self, *numbers: int) -> ir.Value:
+        """The constant vector of `numbers`, int64."""
+        return integers(self.model, list(numbers))

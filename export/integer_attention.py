@@ -14,7 +14,7 @@ import re
 import numpy as np
 import onnx_ir as ir
 
-from heedful.export.constants import MICROSOFT, constant, integers
+from heedful.export.constants import MICROSOFT, Nodes, constant
 
 _PRODUCT = "MatMulIntegerToFloat"
 # what is zero throughout is divided too
@@ -33,25 +33,13 @@ def quantize_attention(model: ir.Model, pattern: str = "") -> None:
             ir.convenience.replace_nodes_and_values(model.graph, node, [node], new.made, [node.outputs[0]], [result])
 
 
-class _Nodes:
-    """Nodes made for `model`, in order."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self.model = model
-        self.made: list[ir.Node] = []
-
-    def __call__(self, operator: str, *inputs: ir.Value, domain: str = "", **attributes: int | list[int]) -> ir.Value:
-        """The output of a new node."""
-        self.made.append(ir.node(operator, inputs, attributes, domain=domain))
-        return self.made[-1].outputs[0]
+class _Nodes(Nodes):
+    """Those that attention takes."""
 
     def apart(self, value: ir.Value, axis: int, count: int) -> list[ir.Value]:
         """`value` cut into `count` parts of size 1 along `axis`."""
-        self.made.append(ir.node("Split", [value, self.axes(*[1] * count)], {"axis": axis}, num_outputs=count))
+        self.made.append(ir.node("Split", [value, self.integers(*[1] * count)], {"axis": axis}, num_outputs=count))
         return list(self.made[-1].outputs)
-
-    def axes(self, *numbers: int) -> ir.Value:
-        return integers(self.model, list(numbers))
 
     def number(self, number: float) -> ir.Value:
         return constant(self.model, f"number.{number!r}", np.asarray(number, np.float32))
@@ -72,13 +60,13 @@ class _Nodes:
 def _attention(new: _Nodes, node: ir.Node) -> ir.Value:
     """What `node` computes of queries, keys and values (b, n, h * d): (b, n, h * d)."""
     heads = node.attributes["num_heads"].as_int()
-    split = new.axes(0, 0, heads, -1)
+    split = new.integers(0, 0, heads, -1)
     query, key, value = (new("Reshape", each, split) for each in node.inputs if each is not None)  # (b, n, h, d)
     scaled = new("Mul", query, new.number(node.attributes["scale"].as_float()))
-    centred = new("Sub", key, new("ReduceMean", key, new.axes(1), keepdims=1))
-    queries, query_unit = new.quantized(scaled, new.axes(0, 1, 3), new.unsigned(128))
-    keys, key_unit = new.quantized(centred, new.axes(3), new.signed(0))
-    values, value_unit = new.quantized(value, new.axes(1), new.signed(0))
+    centred = new("Sub", key, new("ReduceMean", key, new.integers(1), keepdims=1))
+    queries, query_unit = new.quantized(scaled, new.integers(0, 1, 3), new.unsigned(128))
+    keys, key_unit = new.quantized(centred, new.integers(3), new.signed(0))
+    values, value_unit = new.quantized(value, new.integers(1), new.signed(0))
     row_by_row, column_by_column = [0, 2, 1, 3], [0, 2, 3, 1]
     parts = [
         new.apart(new("Transpose", each, perm=order), 1, heads)
@@ -90,7 +78,7 @@ def _attention(new: _Nodes, node: ir.Node) -> ir.Value:
             (value_unit, row_by_row),  # (b, 1, 1, d)
         )
     ]
-    query_units = new.apart(new("Reshape", query_unit, new.axes(heads)), 0, heads)
+    query_units = new.apart(new("Reshape", query_unit, new.integers(heads)), 0, heads)
     return new("Concat", *(_head(new, *each) for each in zip(query_units, *parts, strict=True)), axis=-1)
 
 
@@ -106,9 +94,9 @@ def _head(
     """One head's part of the output, (b, n, d)."""
     scores = new(_PRODUCT, queries, keys, query_unit, key_unit, new.unsigned(128), domain=MICROSOFT)
     weights = new("Softmax", scores, axis=-1)  # (b, 1, n, n)
-    unit = new("Mul", new("ReduceMax", weights, new.axes(-1), keepdims=1), new.number(1 / 255))
+    unit = new("Mul", new("ReduceMax", weights, new.integers(-1), keepdims=1), new.number(1 / 255))
     # a scale for each query: those of all inputs are one list for this
-    whole = new("QuantizeLinear", new("Flatten", weights, axis=-1), new("Reshape", unit, new.axes(-1)), axis=0)
+    whole = new("QuantizeLinear", new("Flatten", weights, axis=-1), new("Reshape", unit, new.integers(-1)), axis=0)
     back = new("Reshape", whole, new("Shape", scores))
     mixed = new(_PRODUCT, back, values, new.number(1.0), value_unit, new.unsigned(0), domain=MICROSOFT)
-    return new("Squeeze", new("Mul", mixed, unit), new.axes(1))
+    return new("Squeeze", new("Mul", mixed, unit), new.integers(1))

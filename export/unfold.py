@@ -7,61 +7,48 @@ product can be quantized, too.
 import numpy as np
 import onnx_ir as ir
 
-from heedful.export.constants import constant, integers
+from heedful.export.constants import Nodes, constant
 
-_SWAP = (0, 2, 1)
+_SWAP = [0, 2, 1]
 _PLAIN = {"group": 1, "dilations": (1,), "auto_pad": "NOTSET"}
 
 
 def unfold_convolutions(model: ir.Model) -> None:
     """Put products in place of the convolutions (b, c, t) of `model` whose kernel is constant and not dilated."""
     for node in [node for node in model.graph if node.op_type == "Conv" and _is_plain(node)]:
-        after = _activation(node)
-        last = after or node
-        new = _unfolded(model, node)
-        if after is not None:
-            # it is the same before and after: here the transposition meets the one of the next convolution
-            after_new = ir.node("Gelu", new[-1].outputs, dict(after.attributes))
-            new.append(after_new)
-        new.append(ir.node("Transpose", new[-1].outputs, {"perm": _SWAP}))
-        old = [node] if after is None else [node, after]
-        ir.convenience.replace_nodes_and_values(model.graph, last, old, new, last.outputs, new[-1].outputs)
+        new = Nodes(model)
+        output = _unfolded(new, node)
+        old = [node]
+        if (activation := _activation(node)) is not None:
+            # before the transposition, which then meets that of the next convolution
+            output = new("Gelu", output, **{name: each.value for name, each in activation.attributes.items()})
+            old.append(activation)
+        output = new("Transpose", output, perm=_SWAP)
+        ir.convenience.replace_nodes_and_values(model.graph, old[-1], old, new.made, old[-1].outputs, [output])
 
 
-def _unfolded(model: ir.Model, node: ir.Node) -> list[ir.Node]:
-    """Nodes from the input of `node` to its output, transposed."""
-    kernel = node.inputs[1]
+def _unfolded(new: Nodes, node: ir.Node) -> ir.Value:
+    """What `node` computes, transposed: (b, t, out)."""
+    source, kernel, *bias = node.inputs
     assert kernel is not None
     assert kernel.const_value is not None
     weight = kernel.const_value.numpy()  # (out, c, taps)
     taps = weight.shape[2]
-    begin, end = node.attributes["pads"].as_ints()
     (stride,) = node.attributes["strides"].as_ints()
-    new: list[ir.Node] = []
-
-    def add(operator: str, *inputs: ir.Value | None, **attributes: object) -> ir.Value:
-        new.append(ir.node(operator, inputs, attributes))
-        return new[-1].outputs[0]
-
-    axis = integers(model, [1])
-    frames = _frames(node.inputs[0]) or add("Transpose", node.inputs[0], perm=_SWAP)
-    padded = add("Pad", frames, integers(model, [begin, end]), None, axis)
+    time, step = new.integers(1), new.integers(stride)
+    padding = new.integers(*node.attributes["pads"].as_ints())
+    padded = new("Pad", _frames(source) or new("Transpose", source, perm=_SWAP), padding, None, time)
     ends = [tap + 1 - taps or np.iinfo(np.int64).max for tap in range(taps)]
-    shifted = [
-        add("Slice", padded, integers(model, [tap]), integers(model, [ends[tap]]), axis, integers(model, [stride]))
-        for tap in range(taps)
-    ]
+    shifted = [new("Slice", padded, new.integers(tap), new.integers(end), time, step) for tap, end in enumerate(ends)]
     matrix = np.ascontiguousarray(weight.transpose(2, 1, 0).reshape(-1, len(weight)))
-    product = add("MatMul", add("Concat", *shifted, axis=-1), constant(model, f"{kernel.name}.unfolded", matrix))
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        add("Add", product, node.inputs[2])
-    return new
+    product = new("MatMul", new("Concat", *shifted, axis=-1), constant(new.model, f"{kernel.name}.unfolded", matrix))
+    return new("Add", product, *bias) if bias else product
 
 
 def _frames(value: ir.Value | None) -> ir.Value | None:
     """(b, t, c), if `value` (b, c, t) is nothing but that transposed."""
     producer = None if value is None else value.producer()
-    if producer is None or producer.op_type != "Transpose" or tuple(producer.attributes["perm"].as_ints()) != _SWAP:
+    if producer is None or producer.op_type != "Transpose" or list(producer.attributes["perm"].as_ints()) != _SWAP:
         return None
     return producer.inputs[0]
 
