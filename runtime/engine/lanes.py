@@ -1,4 +1,4 @@
-"""Where inputs are computed: one by itself with all threads, several at once each on a core of its own."""
+"""Where inputs are computed: a few with all threads together, as many as there are threads on a core each."""
 
 import os
 import threading
@@ -35,8 +35,8 @@ class Lanes(Generic[M]):
     """The lanes of one model: a wide one, whose graphs use all threads, and narrow ones, one for each thread.
 
     Two inputs on a core each are done sooner than both one after the other on two cores, because threads that share a
-    product wait for one another. Results are the same. The narrow lanes are there once there are two inputs at a time:
-    their sessions hold weights once more. A GPU has a wide lane only.
+    product wait for one another. Results are the same. The narrow lanes are there once there are as many inputs at a
+    time as threads, fewer would leave cores idle: their sessions hold weights once more. A GPU has a wide lane only.
     """
 
     def __init__(self, model: M, *, rows: int, queue: int) -> None:
@@ -44,17 +44,16 @@ class Lanes(Generic[M]):
         self.queue = queue
         threads = (model.threads or os.cpu_count() or 1) if model.device.name == "cpu" else 1
         self._threads = min(threads, rows)
-        # where there are narrow ones, it is for one input only
-        self.wide = self._lane(model, rows if self._threads == 1 else 1)
+        self.wide = self._lane(model, rows)
         self._narrow: list[Lane[M]] = []
         self._lock = threading.Lock()
         self.request = self.wide.batcher.request
 
     @contextmanager
-    def place(self, *, alone: bool = True) -> Iterator[Place[M]]:
-        """Hold a row as soon as one is free; `alone` if no other input is known to be on its way."""
+    def place(self, *, company: int = 1) -> Iterator[Place[M]]:
+        """Hold a row as soon as one is free, for one of `company` inputs that are known to come together."""
         with self._lock:
-            lane = self._choose(alone)
+            lane = self._choose(company)
             lane.inputs += 1
         try:
             with lane.batcher.rows(1) as (row,):
@@ -63,9 +62,9 @@ class Lanes(Generic[M]):
             with self._lock:
                 lane.inputs -= 1
 
-    def _choose(self, alone: bool) -> Lane[M]:
-        others = self.wide.inputs + sum(lane.inputs for lane in self._narrow)
-        if self._threads == 1 or (alone and not others):
+    def _choose(self, company: int) -> Lane[M]:
+        inputs = 1 + self.wide.inputs + sum(lane.inputs for lane in self._narrow)
+        if self._threads == 1 or max(inputs, company) < self._threads:
             return self.wide
         if not self._narrow:
             model = self.wide.model.on_one_thread()

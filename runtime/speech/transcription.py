@@ -135,7 +135,7 @@ class Transcription:
             if len(waveform) < (_SHORTEST * self.model.rate if stretch.seek else 1):
                 return
             # a row is held for one window only, so that a caller who takes its time over the segments holds up nobody
-            with self.lanes.place(alone=self.options.batch == 1) as place:
+            with self.lanes.place(company=self.options.batch) as place:
                 segments = self._transcribe(stretch, place, waveform)
             yield from map(stretch.clock.place, segments)
 

@@ -1,4 +1,4 @@
-"""Which lane an input goes to: the wide one by itself, the narrow ones in company."""
+"""Which lane an input goes to: the wide one with few others, the narrow ones with as many as there are threads."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -38,8 +38,8 @@ def lanes(threads: int, rows: int, device: Device = CPU) -> Lanes[Model]:
     return Lanes(cast(Model, Sized(threads, device)), rows=rows, queue=4)
 
 
-def held(stack: ExitStack, shared: Lanes[Model], *, alone: bool = True) -> Place[Model]:
-    return stack.enter_context(shared.place(alone=alone))
+def held(stack: ExitStack, shared: Lanes[Model]) -> Place[Model]:
+    return stack.enter_context(shared.place())
 
 
 def test_an_input_by_itself_has_all_threads() -> None:
@@ -62,12 +62,21 @@ def test_inputs_in_company_are_dealt_out_evenly() -> None:
     assert [batcher for batcher, _ in used[:2]] == [batcher for batcher, _ in used[2:4]]
 
 
-def test_whoever_knows_of_company_leaves_the_wide_lane_alone() -> None:
-    shared = lanes(threads=2, rows=4)
-    with shared.place(alone=False) as place:
-        assert place.batcher is not shared.wide.batcher
-    with shared.place() as place:
-        assert place.batcher is shared.wide.batcher
+def test_fewer_inputs_than_threads_share_all_threads() -> None:
+    shared = lanes(threads=4, rows=8)
+    with ExitStack() as stack:
+        wide = [held(stack, shared) for _ in range(3)]
+        narrow = held(stack, shared)
+    assert {place.batcher for place in wide} == {shared.wide.batcher}
+    assert [place.row for place in wide] == [0, 1, 2]
+    assert narrow.model.threads == 1
+
+
+@pytest.mark.parametrize(("company", "wide"), [(1, True), (3, True), (4, False), (9, False)])
+def test_company_that_is_known_to_come_counts(company: int, wide: bool) -> None:
+    shared = lanes(threads=4, rows=8)
+    with shared.place(company=company) as place:
+        assert (place.batcher is shared.wide.batcher) == wide
 
 
 @pytest.mark.parametrize(("threads", "rows", "device"), [(1, 3, "cpu"), (4, 1, "cpu"), (4, 3, "cuda")])
@@ -85,7 +94,7 @@ def test_no_more_inputs_are_under_way_than_there_are_rows() -> None:
 
     def take(number: int) -> None:
         nonlocal most, now
-        with shared.place(alone=False):
+        with shared.place(company=12):
             with lock:
                 now += 1
                 most = max(most, now)
