@@ -15,7 +15,7 @@ from heedful.export.checkpoint import Checkpoint, open_checkpoint
 from heedful.export.families import find_family
 from heedful.export.family import Family
 from heedful.export.flash import use_flash
-from heedful.export.fold import fold_queries, fold_scales
+from heedful.export.fold import drop_zeros, fold_queries, fold_scales
 from heedful.export.integer import find_scales
 from heedful.export.plan import quantize
 from heedful.export.rank import rank_logits
@@ -69,6 +69,7 @@ def export(
 def _write(checkpoint: Checkpoint, family: Family, folder: Path, precision: Precision, report: Report) -> None:
     model = family.load(checkpoint)
     fold_scales(model)
+    drop_zeros(model)
     tokenizers = family.tokenizers(checkpoint)
     for name, tokenizer in tokenizers.items():
         tokenizer.save(str(folder / name), pretty=False)

@@ -12,6 +12,7 @@ from torch import nn
 
 from heedful.export.constants import integers
 from heedful.models.attention import CrossAttention, DotProductScore, SelfAttention
+from heedful.models.text import TokenDecoder
 from heedful.runtime.engine.decoder import FEW
 
 
@@ -30,6 +31,13 @@ def fold_scales(model: nn.Module) -> None:
             for tensor in (*source.parameters(), *scales):
                 tensor[:queries] *= scale
             module.score.scale = 1.0
+
+
+def drop_zeros(model: nn.Module) -> None:
+    """Leave out a bias of logits that is zero everywhere, in place: it costs an addition over the whole vocabulary."""
+    for module in model.modules():
+        if isinstance(module, TokenDecoder) and module.output_bias is not None and not module.output_bias.any():
+            module.output_bias = None
 
 
 def fold_queries(model: ir.Model) -> None:

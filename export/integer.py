@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from heedful.export.constants import MICROSOFT, constant, integers
+from heedful.export.constants import MICROSOFT, Nodes, constant, integers
 from heedful.export.quantize import bias_of, products, replace, weight_name
 
 
@@ -67,20 +67,23 @@ def quantize_rows(model: ir.Model, pattern: str = "") -> None:
     """
     scales = {}
     one = constant(model, "one", np.asarray(1, np.float32))
+    zeros: dict[str, ir.Value] = {}
     for node, weight in products(model, pattern):
         columns = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / 127
         name = weight_name(node)
         scales[name.removeprefix("model.")] = Scales(1.0, columns)
-        size = ir.node("Abs", [node.inputs[0]])
-        largest = ir.node("ReduceMax", [size.outputs[0], integers(model, [-1])], {"keepdims": 1})
-        unit = ir.node("Mul", [largest.outputs[0], constant(model, "row.unit", np.asarray(1 / 127, np.float32))])
-        # a row of zeros is divided too
-        scale = ir.node("Add", [unit.outputs[0], constant(model, "row.least", np.asarray(1e-12, np.float32))])
-        whole = ir.node("Div", [node.inputs[0], scale.outputs[0]])
-        quantized = ir.node("QuantizeLinear", [whole.outputs[0], one, _zero(model)])
-        product = _product(model, node, weight, quantized.outputs[0], one, columns, None)
-        scaled = ir.node("Mul", [product.outputs[0], scale.outputs[0]])
-        replace(model, node, None, size, largest, unit, scale, whole, quantized, product, scaled)
+        rows, made = node.inputs[0], Nodes(model)
+        assert rows is not None
+        largest = made("ReduceMax", made("Abs", rows), made.integers(-1), keepdims=1)
+        scale = made("Mul", largest, constant(model, "row.unit", np.asarray(1 / 127, np.float32)))
+        like = _leading(rows) or name
+        if like not in zeros:
+            zeros[like] = made("Expand", _zero(model), made("Shape", scale))
+        # a row of zeros is divided by zero: whatever integers that makes, times its scale they are zeros again
+        quantized = made("QuantizeLinear", rows, scale, zeros[like], axis=-1, block_size=len(weight))
+        product = _product(model, node, weight, quantized, one, columns, None)
+        scaled = ir.node("Mul", [product.outputs[0], scale])
+        replace(model, node, None, *made.made, product, scaled)
     _look_up_all(model, scales)
 
 
@@ -96,6 +99,14 @@ def quantize_tables(model: ir.Model, pattern: str) -> None:
             columns = np.maximum(np.abs(table).max(axis=1), 1e-12).astype(np.float32) / 127
             scales[name.removeprefix("model.")] = Scales(1.0, columns)
     _look_up_all(model, scales)
+
+
+def _leading(rows: ir.Value) -> str:
+    """The sizes of all axes of `rows` but the last, nothing if one of them has neither a number nor a name."""
+    if rows.shape is None:
+        return ""
+    sizes = [size if isinstance(size, int) else size.value for size in rows.shape[:-1]]
+    return "" if None in sizes else str(sizes)
 
 
 def _zero(model: ir.Model) -> ir.Value:

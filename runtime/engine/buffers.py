@@ -36,11 +36,11 @@ class HostBuffer:
     Rows take up memory only once they are written.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, pages: mmap.mmap | None = None) -> None:
         count = math.prod(shape)
         # pages straight from the system: numpy's zeros may come from freed memory, and are then written one by one
-        pages = mmap.mmap(-1, count * np.dtype(dtype).itemsize)
-        self.array: NDArray[np.generic] = np.frombuffer(pages, dtype, count).reshape(shape)
+        self.pages = mmap.mmap(-1, count * np.dtype(dtype).itemsize) if pages is None else pages
+        self.array: NDArray[np.generic] = np.frombuffer(self.pages, dtype, count).reshape(shape)
         self.shape = shape
 
     def pointer(self, row: int = 0) -> int:
@@ -60,11 +60,15 @@ class HostBuffer:
 
     def resized(self, slots: int, used: Sequence[int]) -> "HostBuffer":
         rows, heads, _, dim = self.shape
-        other = HostBuffer((rows, heads, slots, dim), self.array.dtype)
+        size = rows * heads * slots * dim * self.array.itemsize
         # memory of rows that were never written is not touched, and so takes no room
-        for row, count in enumerate(used):
-            if count:
-                other.array[row, :, :count] = self.array[row, :, :count]
+        kept = {row: self.array[row, :, :count].copy() for row, count in enumerate(used) if count}
+        # who changes once does so again: in the same pages, since a new one costs as much as several copies of it
+        stays = size <= len(self.pages) < 16 * size
+        pages = self.pages if stays else mmap.mmap(-1, 4 * size)
+        other = HostBuffer((rows, heads, slots, dim), self.array.dtype, pages)
+        for row, part in kept.items():
+            other.write(row, part)
         return other
 
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from heedful.runtime.engine.buffers import Buffer, HostBuffer, allocate
 from heedful.runtime.engine.device import Device
 
-# slots by which buffers grow: attention costs as much as the capacity, growing costs a copy
-_BUCKET = {"cpu": 64, "cuda": 512}
+# slots by which buffers grow at least: attention costs as much as the capacity, growing costs a copy
+_BUCKET = {"cpu": 16, "cuda": 512}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,15 @@ class Rows:
     def _allocate(self, heads: int, slots: int, width: int) -> Buffer:
         return allocate((self.count, heads, slots, width), self.shape.dtype, self.device)
 
+    def _fitting(self, slots: int) -> int:
+        """A capacity for `slots` slots: whole buckets, so large that to grow is rare, at most a quarter too much."""
+        step = max(self.bucket, 1 << max(slots.bit_length() - 3, 0))
+        return step * -(-slots // step)
+
     def reserve(self, slots: int) -> None:
-        """Room for `slots` slots and one more, the last, which only padding looks at; no more than a few times that."""
-        capacity = self.bucket * (slots // self.bucket + 1)
-        if capacity <= self.capacity < 4 * capacity:
+        """Room for `slots` slots and one more, the last, which only padding looks at; less than twice that."""
+        capacity = self._fitting(slots + 1)
+        if capacity <= self.capacity < 2 * capacity:
             return
         self.caches = self._resized(self.caches, capacity, self.used, self.capacity)
         self.capacity = capacity
@@ -79,8 +84,8 @@ class Rows:
         frames = next(iter(memory.values())).shape[1]
         self.frames[row] = frames
         needed = max(self.frames)
-        room = self.bucket * -(-needed // self.bucket)
-        if not room <= self.room < 4 * room:
+        room = self._fitting(needed)
+        if not room <= self.room < 2 * room:
             self.memory = self._resized(self.memory, room, self.frames, self.room)
             self.room = room
             self.bound = range(0)

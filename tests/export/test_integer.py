@@ -213,6 +213,25 @@ def test_a_row_of_zeros_gives_the_bias(form: Form) -> None:
     assert np.isfinite(found).all()
 
 
+@pytest.mark.parametrize(
+    ("sizes", "shapes"),
+    [(((None, 8), (None, 8)), 2), ((("rows", 8), ("other", 8)), 2), ((("rows", 8), ("rows", 8)), 1)],
+    ids=["unknown", "different", "alike"],
+)
+def test_inputs_share_zero_points_where_they_are_known_to_be_alike(sizes: Any, shapes: int) -> None:
+    rng = np.random.default_rng(0)
+    weights = {f"w{i}": rng.standard_normal((8, 5), np.float32) for i in range(2)}
+    graph = model([helper.make_node("MatMul", [f"x{i}", f"w{i}"], [f"y{i}"]) for i in range(2)], weights)
+    for value, size in zip(graph.graph.inputs, sizes, strict=True):
+        value.shape = ir.Shape(size)
+    quantize_rows(graph)
+    assert operators(graph).count("Shape") == shapes
+    # as many rows as may be unlike
+    inputs = {f"x{i}": rng.standard_normal((3 + i * (shapes - 1), 8), np.float32) for i in range(2)}
+    for i, found in enumerate(run(graph, **inputs)):
+        np.testing.assert_allclose(found, inputs[f"x{i}"] @ weights[f"w{i}"], atol=0.1)
+
+
 VOCABULARY, WIDTH, UNIT, ACTIVATION = 53, 32, 0.02, 0.05
 
 

@@ -295,7 +295,7 @@ def test_each_graph_by_its_plan() -> None:
     names = ["log_mel.basis", "encoder.layers.0.attention.output.weight", "encoder.layers.0.feed_forward.output.weight"]
     nodes = [node("MatMul", f"x {name}", f"y{i}") for i, name in enumerate(names)]
     blocks = ["MatMul", "MatMulNBits", "MatMulNBits"]
-    row = ["Abs", "ReduceMax", "Mul", "Add", "Div", "QuantizeLinear", "MatMulIntegerToFloat", "Mul"]
+    row = ["Abs", "ReduceMax", "Mul", "Shape", "Expand", "QuantizeLinear", "MatMulIntegerToFloat", "Mul"]
     encoder = ["MatMul", "DynamicQuantizeMatMul", *row]
     expected = {"encoder": encoder, "decoder": blocks, "aligner": blocks}
     found = {}

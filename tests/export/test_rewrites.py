@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from heedful.export import whisper
 from heedful.export.flash import use_flash
-from heedful.export.fold import fold_queries, fold_scales
+from heedful.export.fold import drop_zeros, fold_queries, fold_scales
 from heedful.export.graphs import Graph
 from heedful.export.trace import trace
+from heedful.models.text import StackConfig, TokenDecoder
+from heedful.models.transformer import LayerConfig
 from heedful.models.whisper import Whisper, WhisperConfig
 from heedful.runtime.engine.decoder import FEW
 
@@ -115,6 +117,20 @@ def test_scales_are_folded_into_queries(model: Whisper) -> None:
     twice = copy.deepcopy(folded)
     fold_scales(twice)
     torch.testing.assert_close(twice(waveform, tokens), folded(waveform, tokens), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("number", "kept"), [(0.0, False), (0.5, True)])
+def test_a_bias_of_zeros_is_left_out(number: float, kept: bool) -> None:
+    torch.manual_seed(0)
+    model = TokenDecoder(StackConfig(19, 1, LayerConfig(16, 2, 24), "learned", 8, output_bias=True))
+    assert model.output_bias is not None
+    hidden = torch.randn(2, 16)
+    with torch.no_grad():
+        model.output_bias[3] = number
+        expected = model.logits(hidden)
+        drop_zeros(model)
+        torch.testing.assert_close(model.logits(hidden), expected, rtol=0, atol=0)
+    assert (model.output_bias is not None) == kept
 
 
 @pytest.mark.parametrize("new", [1, 2, FEW, FEW + 1, 20])
