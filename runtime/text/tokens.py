@@ -19,11 +19,9 @@ class TextTokens:
         self._target = Tokenizer.from_file(str(bundle.file("target.json"))) if two else self._source
 
     def encode(self, text: str) -> list[int]:
+        # one by one: a batch, even of one, wakes the library's own threads, which then look for more for a while
         ids: list[int] = self._source.encode(text, add_special_tokens=False).ids
         return ids
-
-    def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
-        return [each.ids for each in self._source.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def text(self, tokens: Sequence[int]) -> str:
         return str(self._target.decode(list(tokens), skip_special_tokens=True))

@@ -63,10 +63,9 @@ class Request:
 
     def tasks(self, text: str) -> list[_Task]:
         """The pieces of `text`, each short enough to be read at once."""
-        pieces = list(self._pieces(text))
-        encoded = self.model.tokens.encode_all([self.prompt + piece.text for piece in pieces])
         tasks = []
-        for piece, tokens in zip(pieces, encoded, strict=True):
+        for piece in self._pieces(text):
+            tokens = self._encode(piece.text)
             if len(tokens) <= self.room:
                 tasks.append(_Task(piece, tokens))
                 continue
