@@ -27,7 +27,10 @@ class Buffer(Protocol):
         """Move these slots of `row` to its front, in this order."""
 
     def resized(self, slots: int, used: Sequence[int]) -> "Buffer":
-        """A buffer of `slots` slots (axis 2) a row that holds the first `used[row]` slots of each row of this one."""
+        """A buffer of `slots` slots (axis 2) a row that holds the first `used[row]` slots of each row of this one.
+
+        It may lie in the same memory: this one must not be used any more.
+        """
 
 
 class HostBuffer:
