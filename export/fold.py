@@ -1,7 +1,7 @@
 """Rewrites that leave results alone and save onnxruntime's CPU kernels work.
 
-That of attention multiplies a single query's row with the keys as it reads them, if the scale is 1; for anything else it
-first copies all keys and values into another layout, which for a decoding step costs more than the products.
+That of attention multiplies a single query's row with the keys as it reads them, if the scale is 1; for anything else
+it first copies all keys and values into another layout, which for a decoding step costs more than the products.
 """
 
 import math
