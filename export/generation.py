@@ -6,7 +6,6 @@ from typing import Any
 
 # settings that change what is written and that the runtime does not follow, with the values that change nothing
 _IGNORED: dict[str, tuple[Any, ...]] = {
-    "repetition_penalty": (None, 1.0),
     "do_sample": (None, False),
     "diversity_penalty": (None, 0.0),
     "encoder_no_repeat_ngram_size": (None, 0),
@@ -34,8 +33,9 @@ def search(generation: Mapping[str, Any], started: int, positions: int) -> dict[
     return {
         "beams": generation.get("num_beams") or 1,
         "length_penalty": float(_stated(generation, "length_penalty", 1.0)),
-        "early_stopping": generation.get("early_stopping") is True,
+        "early_stopping": generation.get("early_stopping") or False,
         "no_repeat_ngram": int(generation.get("no_repeat_ngram_size") or 0),
+        "repetition_penalty": float(_stated(generation, "repetition_penalty", 1.0)),
         "min_length": int(generation.get("min_length") or 0),
         "max_length": min(longest or positions, positions),
         "length_factor": None,
@@ -54,5 +54,3 @@ def _warn(generation: Mapping[str, Any]) -> None:
     for name, harmless in _IGNORED.items():
         if generation.get(name) not in harmless:
             _logger.warning("the checkpoint asks for %s=%s, which is not followed", name, generation[name])
-    if generation.get("early_stopping") == "never":
-        _logger.warning("the checkpoint asks for early_stopping='never'; False is used, which may end a search earlier")

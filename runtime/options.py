@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from heedful.runtime.errors import InputError
 
@@ -23,6 +23,12 @@ def check_whole(name: str, value: object, least: int, most: int) -> None:
         raise InputError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 
 
+def check_number(name: str, value: object) -> None:
+    """Raise InputError unless `value`, of the option `name`, is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
+        raise InputError(f"{name} must be a number, not {value!r}")
+
+
 def check_kind(name: str, value: object, kind: type) -> None:
     """Raise InputError unless `value`, of the option `name`, is of `kind`."""
     if not isinstance(value, kind):
@@ -33,15 +39,16 @@ def check_kind(name: str, value: object, kind: type) -> None:
 class SearchOptions:
     """How a text is searched for; where one is None the bundle's own setting holds.
 
-    beams: width of the beam search; 1 is greedy. length_penalty, early_stopping, no_repeat_ngram, min_length,
-    max_length: as in transformers, lengths in tokens. prompt: text that goes before. batch: inputs decoded
+    beams: width of the beam search; 1 is greedy. length_penalty, early_stopping, no_repeat_ngram, repetition_penalty,
+    min_length, max_length: as in transformers, lengths in tokens. prompt: text that goes before. batch: inputs decoded
     side by side.
     """
 
     beams: int | None = None
     length_penalty: float | None = None
-    early_stopping: bool | None = None
+    early_stopping: bool | Literal["never"] | None = None
     no_repeat_ngram: int | None = None
+    repetition_penalty: float | None = None
     min_length: int | None = None
     max_length: int | None = None
     prompt: str | None = None
@@ -58,17 +65,19 @@ class SearchOptions:
             value = getattr(self, name)
             if value is not None:
                 check_whole(name, value, least, most)
-        for name, kind in (("prompt", str), ("early_stopping", bool)):
-            value = getattr(self, name)
-            if value is not None:
-                check_kind(name, value, kind)
-        penalty = self.length_penalty
-        if penalty is not None and (
-            isinstance(penalty, bool) or not isinstance(penalty, float | int) or not math.isfinite(penalty)
-        ):
-            raise InputError(f"length_penalty must be a number, not {penalty!r}")
+        if self.prompt is not None:
+            check_kind("prompt", self.prompt, str)
+        if not isinstance(self.early_stopping, bool | None) and self.early_stopping != "never":
+            raise InputError(f"early_stopping must be True, False or 'never', not {self.early_stopping!r}")
+        for name in ("length_penalty", "repetition_penalty"):
+            if (value := getattr(self, name)) is not None:
+                check_number(name, value)
+        if self.repetition_penalty is not None and self.repetition_penalty <= 0:
+            raise InputError(f"repetition_penalty must be above 0, not {self.repetition_penalty!r}")
 
     def search(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The bundle's `settings` with what is given here in their place."""
+        # of a bundle that was made before this one was followed
+        settings = {"repetition_penalty": 1.0, **settings}
         given = {name: getattr(self, name) for name in settings if hasattr(self, name)}
         return settings | {name: value for name, value in given.items() if value is not None}

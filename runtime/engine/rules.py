@@ -28,7 +28,9 @@ class Ban(ABC):
         """The tokens that must not come after those `generated` so far."""
 
     def __call__(self, logits: Logits, generated: Sequence[int]) -> None:
-        logits[np.asarray(self.banned(generated), np.int64)] = -np.inf
+        banned = np.asarray(self.banned(generated), np.int64)
+        # a checkpoint may state tokens that the model does not have
+        logits[banned[banned < len(logits)]] = -np.inf
 
 
 class Suppress(Ban):
@@ -37,14 +39,9 @@ class Suppress(Ban):
     def __init__(self, tokens: Sequence[int], *, at_start: bool = False) -> None:
         self.tokens = sorted(tokens)
         self.at_start = at_start
-        self._array = np.asarray(self.tokens, dtype=np.int64)
 
     def banned(self, generated: Sequence[int]) -> Sequence[int]:
         return () if self.at_start and generated else self.tokens
-
-    def __call__(self, logits: Logits, generated: Sequence[int]) -> None:
-        if not (self.at_start and generated):
-            logits[self._array] = -np.inf
 
 
 class NoRepeatNgram(Ban):
@@ -87,15 +84,17 @@ class NotBefore(Ban):
 
 
 class RepetitionPenalty:
-    """Tokens that came before lose: positive logits are divided by `penalty`, negative ones multiplied.
+    """Tokens that came, in what is generated or `before` it, lose: positive logits are divided by `penalty`, negative
+    ones multiplied.
 
     Source: Keskar et al. 2019, arXiv 1909.05858. Unlike the other rules this one looks at the logits' zero.
     """
 
-    def __init__(self, penalty: float) -> None:
+    def __init__(self, penalty: float, before: Sequence[int] = ()) -> None:
         self.penalty = penalty
+        self.before = list(before)
 
     def __call__(self, logits: Logits, generated: Sequence[int]) -> None:
-        seen = np.unique(np.asarray(generated, dtype=np.int64))
+        seen = np.unique(np.asarray([*self.before, *generated], dtype=np.int64))
         scores = logits[seen]
         logits[seen] = np.where(scores > 0, scores / self.penalty, scores * self.penalty)

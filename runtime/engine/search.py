@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.runtime.engine.decoder import Best, Scores
-from heedful.runtime.engine.rules import Ban, Logits, Rule
+from heedful.runtime.engine.rules import Ban, Logits, RepetitionPenalty, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,11 @@ class Limits:
             return 0
         return best + max((sum(len(ban.banned(text)) for ban in bans) for text in texts), default=0)
 
+    @property
+    def penalised(self) -> bool:
+        """Whether a rule changes probabilities, beside those that rule tokens out."""
+        return any(isinstance(rule, RepetitionPenalty) for rule in self.rules)
+
     def banned(self, generated: Sequence[int]) -> set[int]:
         """The tokens that the rules rule out before they see any logits."""
         return {token for rule in self.rules if isinstance(rule, Ban) for token in rule.banned(generated)}
@@ -141,7 +146,8 @@ class Sample:
     ) -> None:
         self.limits = limits
         self.temperature = temperature
-        self.rng = np.random.default_rng(0) if rng is None else rng
+        # greedy search needs none, and to make one takes as long as to choose several tokens
+        self.rng = np.random.default_rng(0) if rng is None and temperature else rng
         self.live = [_Live() for _ in range(count)]
         self.rows = [0] * count  # all start from the one row of logits after the prompt
         self.finished: list[Hypothesis] = []
@@ -151,7 +157,7 @@ class Sample:
         return 0 if self.temperature else self.limits.wanted(1, [one.tokens for one in self.live])
 
     def _choose(self, logits: Logits) -> int:
-        if self.temperature == 0:
+        if self.rng is None or self.temperature == 0:
             return int(logits.argmax())
         scaled = logits.astype(np.float64) / self.temperature
         cumulative = np.exp(scaled - scaled.max()).cumsum()
@@ -206,8 +212,9 @@ class Beam:
     A hypothesis is ranked by the sum of its log-probabilities, over all tokens whether or not a rule allows them,
     divided by its length (end token counted) to the power of `length_penalty`. With `patience` p the search stops as
     soon as round(p * width) hypotheses have ended (Kasai et al. 2022, arXiv 2204.05424); with None when the best live
-    one, at its present length, ranks below the worst of `width` ended ones. These are the searches of transformers
-    with early_stopping True (p = 1) and False (None).
+    one, at its present length, ranks below the worst of `width` ended ones; with infinity when it would do so even at
+    the greatest length. These are the searches of transformers with early_stopping True (p = 1), False and "never". A
+    repetition penalty is of log-probabilities, as there.
     """
 
     def __init__(
@@ -246,10 +253,13 @@ class Beam:
     def _all(self, logits: Logits) -> list[tuple[float, float, int, int]]:
         """Candidates among all tokens."""
         totals = log_sum_exp(logits)
+        if self.limits.penalised:
+            logits -= totals[:, None]
+            totals = np.zeros_like(totals)
         for row, one in zip(logits, self.live, strict=True):
             for rule in self.limits.rules:
                 rule(row, one.tokens)
-        allowed = log_sum_exp(logits)
+        allowed = totals if self.limits.penalised else log_sum_exp(logits)
         scores = np.array([one.score for one in self.live]) - totals
         vocabulary = logits.shape[1]
         best = top((logits + scores[:, None].astype(np.float32)).ravel(), 2 * self.width)
@@ -287,14 +297,18 @@ class Beam:
         return step if live and not self._over(length) else None
 
     def _enough(self) -> int:
-        return self.width if self.patience is None else max(1, round(self.width * self.patience))
+        counts = self.patience is not None and math.isfinite(self.patience)
+        return max(1, round(self.width * self.patience)) if counts else self.width  # type: ignore[operator]
 
     def _over(self, length: int) -> bool:
         if len(self.finished) < self._enough():
             return False
-        if self.patience is not None:
+        if self.patience is not None and math.isfinite(self.patience):
             return True
-        return self._ranked(self.live[0].score, length) <= self.finished[self.width - 1].score
+        # log-probabilities are negative: it is the longest that may rank highest, if length counts at all
+        longest = self.patience is not None and self.length_penalty > 0
+        reach = self._ranked(self.live[0].score, self.limits.length if longest else length)
+        return reach <= self.finished[self.width - 1].score
 
     def results(self) -> list[Hypothesis]:
         return sorted(self.finished, key=lambda one: -one.score)

@@ -1,9 +1,10 @@
 """From a bundle's settings of search, as export/generation.py writes them, to the search and its rules."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heedful.runtime.engine.rules import BadWords, NoRepeatNgram, NotBefore, Rule, Suppress
+from heedful.runtime.engine.rules import BadWords, NoRepeatNgram, NotBefore, RepetitionPenalty, Rule, Suppress
 from heedful.runtime.engine.search import Beam, Limits, Sample, Search
 
 
@@ -14,8 +15,13 @@ def build_rules(settings: Mapping[str, Any], start: Sequence[int], end: int) -> 
         (settings["bad_words"], BadWords(settings["bad_words"], start)),
         (settings["no_repeat_ngram"], NoRepeatNgram(max(settings["no_repeat_ngram"], 1), start)),
         (settings["min_length"] > len(start), NotBefore(end, settings["min_length"] - len(start))),
+        (settings["repetition_penalty"] != 1, RepetitionPenalty(settings["repetition_penalty"], start)),
     ]
     return [rule for asked, rule in rules if asked]
+
+
+# hypotheses that must have ended for the search to be over, in widths of the beam: see `Beam`
+_PATIENCE = {True: 1.0, False: None, "never": math.inf}
 
 
 def build_search(settings: Mapping[str, Any], limits: Limits) -> Search:
@@ -26,5 +32,5 @@ def build_search(settings: Mapping[str, Any], limits: Limits) -> Search:
         limits,
         width=settings["beams"],
         length_penalty=settings["length_penalty"],
-        patience=1.0 if settings["early_stopping"] else None,
+        patience=_PATIENCE[settings["early_stopping"]],
     )

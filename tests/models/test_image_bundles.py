@@ -213,7 +213,6 @@ def test_heads_of_the_upper_half_are_shown(tmp_path: Path) -> None:
 
 
 IGNORED = {
-    "repetition_penalty": 1.2,
     "do_sample": True,
     "diversity_penalty": 0.5,
     "encoder_no_repeat_ngram_size": 2,
@@ -232,12 +231,6 @@ def test_settings_that_are_not_followed_are_said(name: str, tmp_path: Path, capl
         described(tmp_path)
     said = f"the checkpoint asks for {name}={IGNORED[name]}, which is not followed"
     assert [record.getMessage() for record in caplog.records if record.name == "heedful"] == [said]
-
-
-def test_a_search_that_never_stops_early_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "heedful"):
-        assert search({"early_stopping": "never"}, 1, 20)["early_stopping"] is False
-    assert "early_stopping='never'; False is used" in caplog.text
 
 
 def test_settings_that_change_nothing_are_not_said(caplog: pytest.LogCaptureFixture) -> None:

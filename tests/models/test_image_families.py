@@ -297,6 +297,8 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "long": {"beams": 4, "length_penalty": 2.0, "early_stopping": False},
     "early": {"beams": 4, "length_penalty": 1.0, "early_stopping": True},
     "late": {"beams": 5, "length_penalty": 1.0, "early_stopping": False},
+    "latest": {"beams": 3, "length_penalty": 1.5, "early_stopping": "never"},
+    "repeating less": {"beams": 4, "length_penalty": 1.0, "repetition_penalty": 1.4},
     "with rules": {"beams": 3, "no_repeat_ngram": 2, "min_length": 7, "max_length": 12},
     "greedy with rules": {"beams": 1, "no_repeat_ngram": 2, "min_length": 9},
 }

@@ -37,6 +37,7 @@ class Reader:
 
     def __init__(self, model: Model) -> None:
         self.model = model
+        self.spare = 5
         self.written: dict[int, list[int]] = {}
         self.fed: list[list[int]] = []
 
