@@ -25,6 +25,7 @@ class EagerDecoder:
         self.memory = memory
         self.lengths = lengths
         self.caches: dict[int, list[KeyValue | State]] = {}
+        self.spare = 64  # what Decoder.spare is
 
     def release(self, row: int) -> None:
         self.caches.pop(row, None)

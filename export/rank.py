@@ -4,85 +4,169 @@ A vocabulary of 60,000 logits for each of 32 rows is 8 MB a step that need not l
 in blocks: they lie in the blocks whose own largest are largest, so only those few are sorted.
 """
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from heedful.export.constants import constant, integers
+from heedful.export.constants import Nodes, constant
 
 # about the size of a block, if the vocabulary can be divided by one like it
 _BLOCK = 160
 _BLOCKS = range(32, 1025)
 
+# what is done row by row to the product that logits come from
+_ROWWISE = {"Add", "Mul"}
 
-def rank_logits(model: ir.Model) -> None:
+
+class _Ranked(NamedTuple):
+    """What is said of m rows: logits (m, best), tokens (m, best) and log(sum(exp(logits))) (m,)."""
+
+    logits: ir.Value
+    tokens: ir.Value
+    total: ir.Value
+
+
+_KINDS = (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.FLOAT)
+
+
+def rank_logits(model: ir.Model, rows: int | None = None) -> None:
     """Give the decoder `model`, in place, an input `best` (1,) int64, how many logits of each row are wanted.
 
     Its outputs, beside `logits` (m, vocabulary): `best_logits` (m, best) float32 in falling order, their `best_tokens`
-    (m, best) int64, and `total` (m,) float32, log(sum(exp(logits))).
+    (m, best) int64, and `total` (m,) float32, log(sum(exp(logits))). If `best` is 0 these are empty, otherwise `logits`
+    is, since onnxruntime computes what nobody asks for too. Rows are ranked `rows` at a time, if given: so many that
+    their logits stay in a core's cache.
     """
-    logits = next(value for value in model.graph.outputs if value.name == "logits")
+    graph = model.graph
+    logits = next(value for value in graph.outputs if value.name == "logits")
+    logits.name = "logits.all"
+    count = logits.shape[0] if logits.shape is not None else None
     best = ir.Value(name="best", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
-    model.graph.inputs.append(best)
-    size = _block(logits)
-    nodes, largest, tokens = _in_blocks(model, logits, best, size) if size else _among_all(logits, best)
-    last = integers(model, [-1])
-    highest = ir.node("Gather", [largest, integers(model, [0])], {"axis": 1})
-    shifted = ir.node("Sub", [logits, highest.outputs[0]])
-    exponential = ir.node("Exp", shifted.outputs)
-    summed = ir.node("ReduceSum", [exponential.outputs[0], last], {"keepdims": 1})
-    logarithm = ir.node("Log", summed.outputs)
-    raised = ir.node("Add", [logarithm.outputs[0], highest.outputs[0]])
-    total = ir.node("Squeeze", [raised.outputs[0], last])
-    model.graph.extend([*nodes, highest, shifted, exponential, summed, logarithm, raised, total])
-    rows = logits.shape[0] if logits.shape is not None else None
-    outputs: list[tuple[str, ir.Value, ir.DataType, list[Any]]] = [
-        ("best_logits", largest, ir.DataType.FLOAT, [rows, "best"]),
-        ("best_tokens", tokens, ir.DataType.INT64, [rows, "best"]),
-        ("total", total.outputs[0], ir.DataType.FLOAT, [rows]),
+    graph.inputs.append(best)
+    choice = _choice(model, logits, best, rows)
+    graph.outputs[graph.outputs.index(logits)] = choice.outputs[0]
+    for node in reversed(_product(logits)[1]):
+        graph.remove(node, safe=True)
+    names = ("logits", "best_logits", "best_tokens", "total")
+    shapes = (logits.shape, ir.Shape([count, "best"]), ir.Shape([count, "best"]), ir.Shape([count]))
+    for name, value, kind, shape in zip(names, choice.outputs, (ir.DataType.FLOAT, *_KINDS), shapes, strict=True):
+        value.name, value.type, value.shape = name, ir.TensorType(kind), shape
+    graph.outputs.extend(choice.outputs[1:])
+
+
+def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, rows: int | None) -> ir.Node:
+    """The node, put into the graph, whose outputs are all logits and nothing ranked, or the other way round."""
+    outer, some, everything = Nodes(model), Nodes(model), Nodes(model)
+    start = outer.integers(0)
+    ranked = _rank(some, _again(some, logits), best) if rows is None else _by_rows(some, logits, best, rows)
+    then = [some("Slice", _product(logits)[0], start, start, start), *ranked]
+    otherwise = [everything("Identity", _again(everything, logits)), *_empty(everything, everything.integers(0, 0))]
+    branches = [
+        ir.AttrGraph("then_branch", _body("some", [], then, some)),
+        ir.AttrGraph("else_branch", _body("all", [], otherwise, everything)),
     ]
-    for name, value, kind, shape in outputs:
-        value.name, value.type, value.shape = name, ir.TensorType(kind), ir.Shape(shape)
-        model.graph.outputs.append(value)
+    choice = ir.Node("", "If", [outer("Greater", best, start)], branches, num_outputs=4)
+    model.graph.extend([*outer.made, choice])
+    return choice
 
 
-Ranked = tuple[list[ir.Node], ir.Value, ir.Value]
+def _by_rows(nodes: Nodes, logits: ir.Value, best: ir.Value, rows: int) -> _Ranked:
+    """Rank `rows` rows at a time."""
+    number = ir.Value(name="rank.trip", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64))
+    goes = ir.Value(name="rank.goes", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
+    before = [
+        ir.Value(name=f"rank.before.{name}", shape=ir.Shape([None] * axes), type=ir.TensorType(kind))
+        for name, axes, kind in zip(_Ranked._fields, (2, 2, 1), _KINDS, strict=True)
+    ]
+    within, first = Nodes(nodes.model), nodes.integers(0)
+    start = within("Mul", number, within.integers(rows))
+    end = within("Add", start, within.integers(rows))
+    found = _rank(within, _again(within, logits, lambda value: within("Slice", value, start, end, first)), best)
+    after = [within("Concat", *pair, axis=0) for pair in zip(before, found, strict=True)]
+    body = _body("rows", [number, goes, *before], [within("Identity", goes), *after], within)
+    count = nodes("Shape", _product(logits)[0], start=0, end=1)
+    trips = nodes("Div", nodes("Add", count, nodes.integers(rows - 1)), nodes.integers(rows))
+    none = _empty(nodes, nodes("Concat", first, best, axis=0))
+    loop = ir.Node("", "Loop", [nodes("Squeeze", trips), None, *none], [ir.AttrGraph("body", body)], num_outputs=3)
+    nodes.made.append(loop)
+    return _Ranked(*loop.outputs)
 
 
-def _block(logits: ir.Value) -> int | None:
-    """The divisor of the vocabulary that is nearest to the block wanted; None if all are far from it."""
+def _body(name: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], nodes: Nodes) -> ir.Graph:
+    """`nodes` as the body of a node; their names must not be those of the graph around it."""
+    for i, node in enumerate(nodes.made):
+        for j, value in enumerate(node.outputs):
+            value.name = f"rank.{name}.{i}.{j}"
+    return ir.Graph(inputs, outputs, nodes=nodes.made, name=name)
+
+
+def _empty(nodes: Nodes, shape: ir.Value) -> _Ranked:
+    """What is said of no rows: `shape` (0, best) of logits and tokens."""
+    none = nodes.integers(0)
+    zero = constant(nodes.model, "rank.zero", np.zeros(1, np.float32))
+    number = constant(nodes.model, "rank.number", np.zeros(1, np.int64))
+    return _Ranked(nodes("Expand", zero, shape), nodes("Expand", number, shape), nodes("Expand", zero, none))
+
+
+def _product(logits: ir.Value) -> tuple[ir.Value, Sequence[ir.Node]]:
+    """The product that `logits` come from, and the nodes between, in order."""
+    between: list[ir.Node] = []
+    value = logits
+    while (node := value.producer()) is not None and node.op_type in _ROWWISE and node.inputs[0] is not None:
+        between.insert(0, node)
+        value = node.inputs[0]
+    return value, between
+
+
+def _again(nodes: Nodes, logits: ir.Value, part: Callable[[ir.Value], ir.Value] = lambda value: value) -> ir.Value:
+    """`logits` made once more, of `part` of the product and of whatever else has something for each row."""
+    product, between = _product(logits)
+    made = {product: part(product)}
+    for node in between:
+        inputs = [value for value in node.inputs if value is not None]
+        given = [made[value] if value in made else value if value.is_initializer() else part(value) for value in inputs]
+        made[node.outputs[0]] = nodes(node.op_type, *given)
+    # the product says nothing of its shape and type
+    made[logits].shape, made[logits].type = logits.shape, logits.type
+    return made[logits]
+
+
+def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> _Ranked:
     vocabulary = None if logits.shape is None else logits.shape[1]
-    if not isinstance(vocabulary, int):
-        return None
+    size = _block(vocabulary) if isinstance(vocabulary, int) else None
+    largest, tokens = _top(nodes, logits, best) if size is None else _in_blocks(nodes, logits, best, size)
+    last = nodes.integers(-1)
+    highest = nodes("Gather", largest, nodes.integers(0), axis=1)
+    summed = nodes("ReduceSum", nodes("Exp", nodes("Sub", logits, highest)), last, keepdims=1)
+    return _Ranked(largest, tokens, nodes("Squeeze", nodes("Add", nodes("Log", summed), highest), last))
+
+
+def _block(vocabulary: int) -> int | None:
+    """The divisor of the vocabulary that is nearest to the block wanted; None if all are far from it."""
     divisors = [size for size in _BLOCKS if vocabulary % size == 0 and vocabulary > size]
     return min(divisors, key=lambda size: abs(size - _BLOCK), default=None)
 
 
-def _among_all(logits: ir.Value, best: ir.Value) -> Ranked:
-    largest = ir.node("TopK", [logits, best], {"axis": -1}, num_outputs=2)
-    return [largest], largest.outputs[0], largest.outputs[1]
-
-
-def _in_blocks(model: ir.Model, logits: ir.Value, best: ir.Value, size: int) -> Ranked:
+def _in_blocks(nodes: Nodes, logits: ir.Value, best: ir.Value, size: int) -> tuple[ir.Value, ir.Value]:
     assert logits.shape is not None
     count = int(logits.shape[1]) // size  # type: ignore[arg-type]
-    last = integers(model, [-1])
-    unit = constant(model, "block.size", np.asarray(size, np.int64))
-    blocks = ir.node("Reshape", [logits, integers(model, [0, count, size])])
-    highest = ir.node("ReduceMax", [blocks.outputs[0], last], {"keepdims": 0})
-    enough = ir.node("Min", [best, integers(model, [count])])
-    chosen = ir.node("TopK", [highest.outputs[0], enough.outputs[0]], {"axis": -1}, num_outputs=2)
+    last = nodes.integers(-1)
+    unit = constant(nodes.model, "block.size", np.asarray(size, np.int64))
+    blocks = nodes("Reshape", logits, nodes.integers(0, count, size))
+    enough = nodes("Min", best, nodes.integers(count))
+    _, chosen = _top(nodes, nodes("ReduceMax", blocks, last, keepdims=0), enough)
     # in the order of the vocabulary, so that of equal logits the first comes first, as among all
-    order = ir.node("TopK", [chosen.outputs[1], enough.outputs[0]], {"axis": -1, "largest": 0}, num_outputs=2)
-    index = ir.node("Unsqueeze", [order.outputs[0], last])
-    near = ir.node("GatherND", [blocks.outputs[0], index.outputs[0]], {"batch_dims": 1})
-    flat = ir.node("Reshape", [near.outputs[0], integers(model, [0, -1])])
-    largest = ir.node("TopK", [flat.outputs[0], best], {"axis": -1}, num_outputs=2)
-    which = ir.node("Div", [largest.outputs[1], unit])
-    within = ir.node("Mod", [largest.outputs[1], unit])
-    block = ir.node("GatherElements", [order.outputs[0], which.outputs[0]], {"axis": 1})
-    start = ir.node("Mul", [block.outputs[0], unit])
-    tokens = ir.node("Add", [start.outputs[0], within.outputs[0]])
-    nodes = [blocks, highest, enough, chosen, order, index, near, flat, largest, which, within, block, start, tokens]
-    return nodes, largest.outputs[0], tokens.outputs[0]
+    order, _ = _top(nodes, chosen, enough, largest=0)
+    near = nodes("GatherND", blocks, nodes("Unsqueeze", order, last), batch_dims=1)
+    largest, index = _top(nodes, nodes("Reshape", near, nodes.integers(0, -1)), best)
+    block = nodes("GatherElements", order, nodes("Div", index, unit), axis=1)
+    return largest, nodes("Add", nodes("Mul", block, unit), nodes("Mod", index, unit))
+
+
+def _top(nodes: Nodes, values: ir.Value, count: ir.Value, largest: int = 1) -> tuple[ir.Value, ir.Value]:
+    """The `count` largest, or smallest, of the last axis, in order, and where they are."""
+    node = ir.node("TopK", [values, count], {"axis": -1, "largest": largest}, num_outputs=2)
+    nodes.made.append(node)
+    return node.outputs[0], node.outputs[1]

@@ -16,6 +16,7 @@ class Buffer(Protocol):
     """Rows of equal shape, contiguous, so that the first n of them can be bound to a graph as one tensor."""
 
     shape: tuple[int, ...]
+    dtype: np.dtype[np.generic]
 
     def pointer(self, row: int = 0) -> int:
         """Address of the first byte of `row`."""
@@ -44,7 +45,7 @@ class HostBuffer:
         # pages straight from the system: numpy's zeros may come from freed memory, and are then written one by one
         self.pages = mmap.mmap(-1, count * np.dtype(dtype).itemsize) if pages is None else pages
         self.array: NDArray[np.generic] = np.frombuffer(self.pages, dtype, count).reshape(shape)
-        self.shape = shape
+        self.shape, self.dtype = shape, self.array.dtype
 
     def pointer(self, row: int = 0) -> int:
         return int(self.array.ctypes.data) + row * self.array.strides[0]
@@ -59,7 +60,9 @@ class HostBuffer:
         self.array[row, :, : part.shape[1]] = part
 
     def keep(self, row: int, slots: NDArray[np.intp]) -> None:
-        self.array[row, :, : len(slots)] = self.array[row, :, slots].swapaxes(0, 1)
+        # those before the first that leaves are where they belong
+        first = int(np.argmax(slots != np.arange(len(slots))))
+        self.array[row, :, first : len(slots)] = self.array[row, :, slots[first:]].swapaxes(0, 1)
 
     def resized(self, slots: int, used: Sequence[int]) -> "HostBuffer":
         rows, heads, _, dim = self.shape
@@ -81,7 +84,7 @@ class DeviceBuffer:
     def __init__(self, array: NDArray[np.generic], device: Device) -> None:
         self.value = ort.OrtValue.ortvalue_from_numpy(array, device.name, 0)
         self.device = device
-        self.shape = array.shape
+        self.shape, self.dtype = array.shape, array.dtype
         self.stride = array.strides[0]
 
     def pointer(self, row: int = 0) -> int:

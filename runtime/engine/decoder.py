@@ -2,24 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from heedful.runtime.engine.buffers import Buffer
 from heedful.runtime.engine.device import Device
+from heedful.runtime.engine.inputs import Inputs
 from heedful.runtime.engine.rows import Rows, Shape
 
 FEW = 8
 """New tokens up to which a decoder's graph may attend to each on its own (export/fold.py)."""
 
-# a graph runs no further than what is asked of it
-_AS_FAR_AS_ASKED = ort.RunOptions()
-_AS_FAR_AS_ASKED.only_execute_path_to_fetches = True
 # the default, said aloud: where nothing is said, onnxruntime's Python raises and catches an error in every run, 30 us
-_AS_FAR_AS_ASKED.add_run_config_entry("gpu_graph_id", "0")
+_OPTIONS = ort.RunOptions()
+_OPTIONS.add_run_config_entry("gpu_graph_id", "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,18 @@ class Decoder:
         self.binding = session.io_binding()
         names = {each.name for each in session.get_inputs()}
         self.ranks, self.measures = "best" in names, "frames" in names
-        self.outputs: tuple[str, ...] = ()  # bound beside the caches
-        self.held: list[NDArray[Any]] = []  # bound inputs are borrowed, not copied
+        self.inputs = Inputs(self.binding, names, device)
+        self.outputs: dict[str, NDArray[Any]] = {}  # bound beside the caches
 
     @property
     def choices(self) -> int:
         """How many tokens there are to choose from."""
         return self.shape.vocabulary
+
+    @property
+    def spare(self) -> int:
+        """How many slots of a row nobody may see any more before the others are moved together: what rows grow by."""
+        return self.buffers.bucket
 
     @property
     def memory(self) -> dict[str, Buffer]:
@@ -102,33 +107,31 @@ class Decoder:
             rows.used[row] = feed.at + len(feed.tokens)
         rows.reserve(max(rows.used) + width)
         places = rows.gather(list(feeds))
-        count = len(places)
-        inputs = {
-            "tokens": np.zeros((count, width), np.int64),
-            "positions": np.zeros((count, width), np.int64),
-            "at": np.full(count, rows.capacity - width, np.int64),
-            "mask": np.zeros((count, width, rows.capacity), np.bool_),
-        }
-        tokens, positions, at, mask = inputs.values()
-        frames = np.ones(count, np.int64)
-        # padding must see a slot, or its softmax is NaN and poisons the slot it writes
-        mask[:, :, -1] = True
-        select, ends = [], [0]
-        for row, feed in feeds.items():
-            at_row, new = rows.place[row] - places.start, len(feed.tokens)
-            tokens[at_row, :new], positions[at_row, :new], at[at_row] = feed.tokens, feed.positions, feed.at
-            mask[at_row, :new] = False
-            mask[at_row, :new, : feed.mask.shape[1]] = feed.mask
-            frames[at_row] = rows.frames[row]
-            select.append(at_row * width + feed.select)
-            ends.append(ends[-1] + len(feed.select))
-        if self.measures:
-            inputs["frames"] = frames
+        ends = self._write(feeds, places, width)
         best = min(max(feed.best for feed in feeds.values()), self.choices) if self.ranks else 0
-        inputs |= {"select": np.concatenate(select), **self._extra(feeds)}
-        found = self._found(self._run(places, inputs, best))
+        found = self._found(self._run(places, ends[-1], best))
         cut = found.part if isinstance(found, Best) else lambda start, end: found[start:end]
         return {row: cut(*ends[i : i + 2]) for i, row in enumerate(feeds)}
+
+    def _write(self, feeds: Mapping[int, Feed], places: range, width: int) -> list[int]:
+        """Write the inputs of a step; returns where the wanted logits of each row begin, and the end of the last."""
+        rows, count, new = self.buffers, len(places), self.inputs.new
+        ends = [0, *accumulate(len(feed.select) for feed in feeds.values())]
+        tokens, positions = new("tokens", (count, width)), new("positions", (count, width))
+        at, frames = new("at", (count,), rows.capacity - width), new("frames", (count,), 1)
+        mask, select = new("mask", (count, width, rows.capacity), dtype=np.bool_), new("select", (ends[-1],))
+        # padding must see a slot, or its softmax is NaN and poisons the slot it writes
+        mask[:, :, -1] = True
+        for i, (row, feed) in enumerate(feeds.items()):
+            at_row, fresh = rows.place[row] - places.start, len(feed.tokens)
+            tokens[at_row, :fresh], positions[at_row, :fresh], at[at_row] = feed.tokens, feed.positions, feed.at
+            mask[at_row, :fresh] = False
+            mask[at_row, :fresh, : feed.mask.shape[1]] = feed.mask
+            frames[at_row] = rows.frames[row]
+            select[ends[i] : ends[i + 1]] = at_row * width + feed.select
+        for name, array in self._extra(feeds).items():
+            self.inputs.give(name, array)
+        return ends
 
     def _extra(self, feeds: Mapping[int, Feed]) -> dict[str, NDArray[Any]]:
         """What else the graph takes for a step of `feeds`."""
@@ -142,32 +145,27 @@ class Decoder:
         """What the caches hold of `row` is no longer needed."""
         self.buffers.used[row] = 0
 
-    def _run(self, places: range, inputs: dict[str, NDArray[Any]], best: int) -> Scores:
-        count = len(inputs["select"])
-        outputs: dict[str, NDArray[Any]]
-        if best:
-            outputs = {
-                "best_logits": np.empty((count, best), np.float32),
-                "best_tokens": np.empty((count, best), np.int64),
-                "total": np.empty(count, np.float32),
-            }
-        else:
-            outputs = {"logits": np.empty((count, self.shape.vocabulary), np.float32)}
-        if self.ranks:
-            inputs["best"] = np.asarray([max(best, 1)], np.int64)
-        self._bind(places, tuple(outputs))
-        self.held = [*inputs.values(), *outputs.values()]
-        for name, value in inputs.items():
-            self.binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
-        for name, value in outputs.items():
-            self.binding.bind_output(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
-        self.session.run_with_iobinding(self.binding, _AS_FAR_AS_ASKED)
-        return Best(*outputs.values()) if best else outputs["logits"]
+    def _run(self, places: range, count: int, best: int) -> Scores:
+        self.inputs.new("best", (1,), best)
+        self._prepare(count, best)
+        self.buffers.bind(self.binding, places)
+        self.inputs.bind()
+        self.session.run_with_iobinding(self.binding, _OPTIONS)
+        # these stay where they are for the next step to be written to
+        return Best(*(array.copy() for array in self.outputs.values())) if best else self.outputs["logits"]
 
-    def _bind(self, places: range, outputs: tuple[str, ...]) -> None:
-        if self.outputs != outputs:
+    def _prepare(self, count: int, best: int) -> None:
+        """Bind room for `count` wanted logits, or the `best` of each."""
+        ranked = {"best_logits": ((count, best), np.float32), "best_tokens": ((count, best), np.int64)}
+        wanted: dict[str, tuple[tuple[int, ...], DTypeLike]] = (
+            {**ranked, "total": ((count,), np.float32)} if best else {"logits": ((count, self.choices), np.float32)}
+        )
+        if self.outputs.keys() != wanted.keys():
             # an output that is not asked for this time would be written to where it was bound last
             self.binding.clear_binding_outputs()
             self.buffers.bound = range(0)
-            self.outputs = outputs
-        self.buffers.bind(self.binding, places)
+            self.outputs = {}
+        for name, (shape, dtype) in wanted.items():
+            if not best or name not in self.outputs or self.outputs[name].shape != shape:
+                array = self.outputs[name] = np.empty(shape, dtype)
+                self.binding.bind_output(name, "cpu", 0, array.dtype, shape, array.ctypes.data)

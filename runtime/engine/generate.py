@@ -15,6 +15,10 @@ from heedful.runtime.engine.slots import Slots
 class Stepper(Protocol):
     """What decoding needs of a decoder."""
 
+    @property
+    def spare(self) -> int:
+        """How many slots of a row nobody may see any more before the others are moved together."""
+
     def step(self, feeds: Mapping[int, Feed]) -> Mapping[int, Scores]:
         """Logits (len(select), vocabulary) of each row fed, or the best of them where that is enough."""
 
@@ -48,8 +52,8 @@ class Job:
         best = 0 if self.watch else self.search.best
         return Feed(tokens, np.arange(count), 0, self.slots.prefill(count), select, best=best)
 
-    def advance(self, scores: Scores) -> Feed | None:
-        """What to feed after `scores`; None when the job is done."""
+    def advance(self, scores: Scores, spare: int) -> Feed | None:
+        """What to feed after `scores`, with less than `spare` slots that nobody sees; None when the job is done."""
         if not self.first_token:
             self.first_token = time.perf_counter()
             if not isinstance(scores, Best):
@@ -57,7 +61,7 @@ class Job:
         step = self.search.advance(scores)
         if step is None:
             return None
-        kept = self.slots.compact(step.parents)
+        kept = self.slots.compact(step.parents, spare)
         at, count = self.slots.used, len(step.tokens)
         tokens, positions = np.asarray(step.tokens, np.int64), np.full(count, self.position)
         self.position += 1
@@ -92,7 +96,7 @@ class Running:
         for row, scores in list(self.scores.items()):
             job = self.jobs[row]
             try:
-                feed = job.advance(scores)
+                feed = job.advance(scores, self.decoder.spare)
             except Exception as error:  # one job's error is not its neighbours'
                 job.error, feed = error, None
             if feed is None:

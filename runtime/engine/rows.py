@@ -1,7 +1,7 @@
 """The memory of a decoder: for each input, a row, what it attends to and what it keeps of its own tokens."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnxruntime as ort
@@ -20,7 +20,8 @@ class Shape:
 
     Its memory has keys and values of `heads` heads of width `head_dim` for `frames` frames, 0: as many as the input
     has. `positions` limits prompt and generated tokens together. `cache` has the parts of a layer's cache, each with
-    its number of heads and its width.
+    its number of heads and its width. `memory` has the parts of a layer's memory, each with its dtype and its shape for
+    one input, where they are not keys and values (heads, frames, head_dim) of `dtype`.
     """
 
     layers: int
@@ -31,6 +32,7 @@ class Shape:
     vocabulary: int
     dtype: str
     cache: Mapping[str, tuple[int, int]]
+    memory: Mapping[str, tuple[str, Sequence[int]]] = field(default_factory=dict)
 
 
 class Rows:
@@ -50,20 +52,18 @@ class Rows:
         self.bucket = _BUCKET[device.name]
         self.capacity = self.bucket
         self.room = shape.frames or self.bucket
+        plain = (shape.dtype, (shape.heads, self.room, shape.head_dim))
         self.memory = {
-            f"{layer}.{part}": self._allocate(shape.heads, self.room, shape.head_dim)
+            f"{layer}.{part}": allocate((count, *size), dtype, device)
             for layer in range(shape.layers)
-            for part in ("key", "value")
+            for part, (dtype, size) in (shape.memory or {"key": plain, "value": plain}).items()
         }
         self.caches = {
-            f"{layer}.{part}": self._allocate(heads, self.capacity, width)
+            f"{layer}.{part}": allocate((count, heads, self.capacity, width), shape.dtype, device)
             for layer in range(shape.layers)
             for part, (heads, width) in shape.cache.items()
         }
         self.bound = range(0)  # places that the buffers are bound to; empty when they must be bound anew
-
-    def _allocate(self, heads: int, slots: int, width: int) -> Buffer:
-        return allocate((self.count, heads, slots, width), self.shape.dtype, self.device)
 
     def _fitting(self, slots: int) -> int:
         """A capacity for `slots` slots: whole buckets, so large that to grow is rare, at most a quarter too much."""
@@ -132,14 +132,14 @@ class Rows:
         """Bind the rows at `places` of every buffer; past and present to one address, so the graph writes in place."""
         if self.bound == places:
             return
-        where = (self.device.name, 0, np.dtype(self.shape.dtype))
+        where = (self.device.name, 0)
         for name, cache in self.caches.items():
-            shape = (len(places), *cache.shape[1:])
-            binding.bind_input(f"past.{name}", *where, shape, cache.pointer(places.start))
-            binding.bind_output(f"present.{name}", *where, shape, cache.pointer(places.start))
+            what = (cache.dtype, (len(places), *cache.shape[1:]), cache.pointer(places.start))
+            binding.bind_input(f"past.{name}", *where, *what)
+            binding.bind_output(f"present.{name}", *where, *what)
         for name, memory in self.memory.items():
-            shape = (len(places), *memory.shape[1:])
-            binding.bind_input(f"memory.{name}", *where, shape, memory.pointer(places.start))
+            what = (memory.dtype, (len(places), *memory.shape[1:]), memory.pointer(places.start))
+            binding.bind_input(f"memory.{name}", *where, *what)
         self.bound = places
 
     def bind_memory(self, binding: ort.IOBinding, row: int, *, output: bool) -> None:
@@ -148,4 +148,4 @@ class Rows:
         for name, memory in self.memory.items():
             shape = (1, *memory.shape[1:])
             pointer = memory.pointer(self.place[row])
-            bind(f"memory.{name}", self.device.name, 0, np.dtype(self.shape.dtype), shape, pointer)
+            bind(f"memory.{name}", self.device.name, 0, memory.dtype, shape, pointer)

@@ -10,9 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# slots that nobody sees any more, from which on moving the others together is worth it
-_MANY = 64
-
 
 class Slots:
     """The slots of one input: `used` of them are written; `visible` (hypotheses, used) bool."""
@@ -29,16 +26,16 @@ class Slots:
         self.visible = np.ones((1, tokens), dtype=np.bool_)
         return np.tri(tokens, dtype=np.bool_)
 
-    def compact(self, parents: Sequence[int]) -> NDArray[np.intp] | None:
-        """Forget the slots that no hypothesis of `parents` sees, once there are many of them.
+    def compact(self, parents: Sequence[int], spare: int) -> NDArray[np.intp] | None:
+        """Forget the slots that no hypothesis of `parents` sees, once there are `spare` of them.
 
         Returns the slots kept (used,), in order, which are to be moved to the front; None if all stay where they are.
         It depends on nothing but these hypotheses: moving slots changes the last bits of what attention adds up.
         """
-        if self.used < _MANY:
+        if self.used < spare:
             return None
         seen = self.visible[list(parents)].any(axis=0)
-        if self.used - np.count_nonzero(seen) < _MANY:
+        if self.used - np.count_nonzero(seen) < spare:
             return None
         kept = np.flatnonzero(seen)
         self.visible = self.visible[:, kept]

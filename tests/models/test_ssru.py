@@ -296,7 +296,7 @@ def test_every_branch_in_the_cache_is_the_text_it_stands_for(student: Student) -
         for row in rows:
             parents = rng.integers(len(texts[row]), size=rng.integers(1, 6)).tolist()
             texts[row] = [[*texts[row][parent], int(rng.integers(2, PIECES))] for parent in parents]
-            kept = slots[row].compact(parents)
+            kept = slots[row].compact(parents, 64)
             moved += kept is not None
             at, count, tokens = slots[row].used, len(parents), np.array([text[-1] for text in texts[row]])
             feeds[row] = Feed(tokens, np.full(count, step), at, slots[row].step(parents), np.arange(count), kept)

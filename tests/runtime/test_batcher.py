@@ -28,6 +28,7 @@ class Reader:
     def __init__(self, rows: int = ROWS, before: Callable[[], None] = lambda: None) -> None:
         self.rows = rows
         self.before = before
+        self.spare = 5
         self.written: dict[int, list[int]] = {}
         self.fed: list[list[int]] = []
 
