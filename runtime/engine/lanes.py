@@ -1,75 +1,104 @@
-"""Where inputs are computed: a few with all threads together, as many as there are threads on a core each."""
+"""Where inputs are computed: a few with all threads together, many on a core each."""
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from heedful.runtime.engine.batcher import Batcher
+from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.model import Model
 
 M = TypeVar("M", bound=Model)
 
 
+def threads_of(model: Model) -> int:
+    """The threads among which inputs can be divided: those of a CPU; a GPU has one."""
+    return (model.threads or os.cpu_count() or 1) if model.device.name == "cpu" else 1
+
+
 @dataclass(slots=True)
 class Lane(Generic[M]):
-    """A model, a decoder of its own behind a batcher, and how many inputs are there or on their way."""
+    """A model, a decoder of its own behind a batcher, and how many hypotheses are there or on their way."""
 
     model: M
     batcher: Batcher
-    inputs: int = 0
+    load: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Place(Generic[M]):
-    """A row of a lane's decoder."""
+    """Rows of a lane's decoder."""
 
     model: M
     batcher: Batcher
-    row: int
+    rows: list[int]
+
+    @property
+    def row(self) -> int:
+        """The first row, where there is but one."""
+        return self.rows[0]
 
 
 class Lanes(Generic[M]):
     """The lanes of one model: a wide one, whose graphs use all threads, and narrow ones, one for each thread.
 
-    Two inputs on a core each are done sooner than both one after the other on two cores, because threads that share a
-    product wait for one another. Results are the same. The narrow lanes are there once there are as many inputs at a
-    time as threads, fewer would leave cores idle: their sessions hold weights once more. A GPU has a wide lane only.
+    Many inputs are done sooner on a core each than one after the other on all cores, because threads that share a
+    product wait for one another. Up to `few` hypotheses at a time are all in the wide lane, where both cores read the
+    weights once for all. Results are the same. Lanes are made when they are first needed, since the sessions of the
+    wide one and those of the narrow ones each hold the weights. Places have up to `most` rows. A GPU has a wide lane
+    only.
     """
 
-    def __init__(self, model: M, *, rows: int, queue: int) -> None:
+    def __init__(
+        self, model: M, *, rows: int, queue: int, few: int, decoder: Callable[[M, int], Decoder] = Model.decoder
+    ) -> None:
+        self.model = model
         self.rows = rows
         self.queue = queue
-        threads = (model.threads or os.cpu_count() or 1) if model.device.name == "cpu" else 1
-        self._threads = min(threads, rows)
-        self.wide = self._lane(model, rows)
+        self.few = few
+        self.threads = min(threads_of(model), rows)
+        self.most = -(-rows // self.threads)
+        self._decoder = decoder
+        self._wide: Lane[M] | None = None
         self._narrow: list[Lane[M]] = []
         self._lock = threading.Lock()
-        self.request = self.wide.batcher.request
+        # what one input by itself needs is there from the start
+        self.request = self._choose(1).batcher.request
+
+    @property
+    def wide(self) -> Lane[M]:
+        """The lane whose graphs use all threads."""
+        if self._wide is None:
+            self._wide = self._lane(self.model, self.rows)
+        return self._wide
 
     @contextmanager
-    def place(self, *, company: int = 1) -> Iterator[Place[M]]:
-        """Hold a row as soon as one is free, for one of `company` inputs that are known to come together."""
+    def place(self, rows: int = 1, *, width: int = 1, company: int = 1) -> Iterator[Place[M]]:
+        """Hold `rows` rows as soon as they are free, for inputs with `width` hypotheses each, which are some of
+        `company` inputs that are known to come together.
+        """
+        load = rows * width
         with self._lock:
-            lane = self._choose(company)
-            lane.inputs += 1
+            lane = self._choose(load, company * width)
+            lane.load += load
         try:
-            with lane.batcher.rows(1) as (row,):
-                yield Place(lane.model, lane.batcher, row)
+            with lane.batcher.rows(rows) as held:
+                yield Place(lane.model, lane.batcher, held)
         finally:
             with self._lock:
-                lane.inputs -= 1
+                lane.load -= load
 
-    def _choose(self, company: int) -> Lane[M]:
-        inputs = 1 + self.wide.inputs + sum(lane.inputs for lane in self._narrow)
-        if self._threads == 1 or max(inputs, company) < self._threads:
+    def _choose(self, load: int, company: int = 0) -> Lane[M]:
+        there = sum(lane.load for lane in (self._wide, *self._narrow) if lane is not None)
+        if self.threads == 1 or max(there + load, company) <= self.few:
             return self.wide
         if not self._narrow:
-            model = self.wide.model.on_one_thread()
-            self._narrow = [self._lane(model, -(-self.rows // self._threads)) for _ in range(self._threads)]
-        return min(self._narrow, key=lambda lane: lane.inputs)
+            model = self.model.on_one_thread()
+            self._narrow = [self._lane(model, self.most) for _ in range(self.threads)]
+        return min(self._narrow, key=lambda lane: lane.load)
 
     def _lane(self, model: M, rows: int) -> Lane[M]:
-        return Lane(model, Batcher(model.decoder(rows), self.queue))
+        return Lane(model, Batcher(self._decoder(model, rows), self.queue))

@@ -4,7 +4,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.device import Device
-from heedful.runtime.engine.lanes import Lanes
+from heedful.runtime.engine.lanes import Lanes, threads_of
 from heedful.runtime.speech.audio import Source, read_audio
 from heedful.runtime.speech.model import SpeechModel
 from heedful.runtime.speech.options import TranscribeOptions
@@ -17,7 +17,7 @@ class Transcriber:
 
     def __init__(self, bundle: Bundle, device: Device, *, threads: int, rows: int, queue: int) -> None:
         self.model = SpeechModel(bundle, device, threads)
-        self.lanes = Lanes(self.model, rows=rows, queue=queue)
+        self.lanes = Lanes(self.model, rows=rows, queue=queue, few=threads_of(self.model) - 1)
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
 
     @property

@@ -17,6 +17,8 @@ from heedful.runtime.text.tokens import TextTokens
 # sources are padded to a multiple of this whatever is beside them: the order in which attention adds up its scores
 # depends on their number
 _STRIDE = 8
+# bytes of weights; below it threads wait for one another longer than they save (docs/performance.md)
+_LARGE = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,11 @@ class TextModel(Model):
         """A pair of languages that the model has, None where it has no choice."""
         codes = list(self.languages)
         return (codes[0], codes[-1]) if codes else (None, None)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether reading the weights takes so long that cores had better do it together."""
+        return int(self.bundle.manifest["files"]["weights.bin"]["bytes"]) >= _LARGE
 
     @property
     def has_shortlist(self) -> bool:

@@ -1,6 +1,6 @@
 """Which tokens a translation may use, given its source: so few that their logits cost little."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,29 @@ class Shortlist:
 
     def __init__(self, bundle: Bundle) -> None:
         with np.load(bundle.file("shortlist.npz"), allow_pickle=False) as file:
-            self.frequent = np.arange(int(file["frequent"]))
+            self.frequent = int(file["frequent"])
             self.offsets, self.targets = file["offsets"], file["targets"]
         weights = bundle.file("weights.bin")
         self._rows = {
-            name: np.memmap(weights, place["dtype"], "r", place["offset"], tuple(place["shape"]))
+            # as a plain array: taking rows of a memmap costs more than the rows
+            name: np.asarray(np.memmap(weights, place["dtype"], "r", place["offset"], tuple(place["shape"])))
             for name, place in bundle.manifest["text"]["shortlist"].items()
         }
+        self.vocabulary = len(next(iter(self._rows.values())))
 
     def allowed(self, source: Sequence[int]) -> NDArray[np.int64]:
         """The tokens, in rising order, that a translation of the `source` tokens may use: the frequent ones, those of
         the source itself, and the best for each of them.
         """
-        best = (self.targets[self.offsets[token] : self.offsets[token + 1]] for token in source)
-        return np.unique(np.concatenate([self.frequent, np.asarray(source, np.int64), *best]))
+        best = [self.targets[self.offsets[token] : self.offsets[token + 1]] for token in source]
+        return self.union([np.arange(self.frequent), np.asarray(source, np.int64), *best])
+
+    def union(self, parts: Iterable[NDArray[np.integer]]) -> NDArray[np.int64]:
+        """The tokens of all `parts`, in rising order."""
+        found = np.zeros(self.vocabulary, np.bool_)
+        for part in parts:
+            found[part] = True
+        return np.flatnonzero(found)
 
     def rows(self, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """What the graph needs of the output matrix for these tokens."""
@@ -53,7 +62,7 @@ class ShortDecoder(Decoder):
     def allow(self, sources: dict[int, Sequence[int]]) -> None:
         """From now on each of these rows may use the tokens that its source allows."""
         self.allowed |= {row: self.shortlist.allowed(source) for row, source in sources.items()}
-        self.tokens = np.unique(np.concatenate(list(self.allowed.values())))
+        self.tokens = self.shortlist.union(self.allowed.values())
         self.given = self.shortlist.rows(self.tokens)
         self.mask = np.full((self.rows, len(self.tokens)), -np.inf, np.float32)
         for row, tokens in self.allowed.items():
@@ -68,5 +77,8 @@ class ShortDecoder(Decoder):
         return {"allowed": self.mask[rows], **self.given}
 
     def _found(self, scores: Scores) -> Scores:
-        assert isinstance(scores, Best)
-        return scores._replace(tokens=self.tokens[scores.tokens])
+        if isinstance(scores, Best):
+            return scores._replace(tokens=self.tokens[scores.tokens])
+        logits = np.full((len(scores), self.shape.vocabulary), -np.inf, np.float32)
+        logits[:, self.tokens] = scores
+        return logits

@@ -1,20 +1,20 @@
 """Texts in, texts out: sentences of any number of texts read and written side by side, in constant memory."""
 
-import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import chain, count
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from heedful.runtime.bundle import Bundle
-from heedful.runtime.engine.batcher import Batcher
 from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.generate import Job
+from heedful.runtime.engine.lanes import Lanes, Place
 from heedful.runtime.engine.search import Limits, Search
 from heedful.runtime.engine.settings import build_rules, build_search
 from heedful.runtime.errors import InputError
@@ -27,6 +27,8 @@ from heedful.runtime.text.split import Piece, split_sentences, split_to_fit
 
 # characters of text that are read ahead, so that sentences of one length can be put together
 _AHEAD = 1 << 18
+# hypotheses of a large model that are decoded with all cores together
+_FEW = 8
 # a line and what ends it; the last may have no end
 _LINE = re.compile(r"([^\r\n]*)(\r\n|\r|\n|$)")
 
@@ -112,19 +114,18 @@ def _whole(text: str) -> list[Piece]:
 class Writer:
     """Translates or summarises with one bundle. Safe to call from several threads, whose texts are decoded together.
 
-    Each core has a lane of its own: a decoder that steps the rows of many sentences together.
+    Each core has a lane of its own, a decoder that steps the rows of many sentences together; a few sentences of a
+    large model have all cores.
     """
 
     splits = True
 
     def __init__(self, bundle: Bundle, device: Device, *, threads: int, rows: int, queue: int) -> None:
-        lanes = (threads or os.cpu_count() or 1) if device.name == "cpu" else 1
-        self.model = TextModel(bundle, device, 1)
-        self._count, self._rows, self._queue = lanes, -(-rows // lanes), queue
-        self._lanes: dict[bool, list[Batcher]] = {}
+        self.model = TextModel(bundle, device, threads)
+        self._rows, self._queue = rows, queue
+        self._lanes: dict[bool, Lanes[TextModel]] = {}
         self._lock = threading.Lock()
         self.lanes(False)
-        self._turn = count()
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
 
     @property
@@ -132,12 +133,13 @@ class Writer:
         """cpu or cuda: where it runs."""
         return self.model.device.name
 
-    def lanes(self, short: bool) -> list[Batcher]:
+    def lanes(self, short: bool) -> Lanes[TextModel]:
         """The lanes whose decoders keep to the shortlist or do not."""
         with self._lock:
             if short not in self._lanes:
-                make = self.model.short_decoder if short else self.model.decoder
-                self._lanes[short] = [Batcher(make(self._rows), self._queue) for _ in range(self._count)]
+                make = TextModel.short_decoder if short else TextModel.decoder
+                few = _FEW if self.model.is_large else 0
+                self._lanes[short] = Lanes(self.model, rows=self._rows, queue=self._queue, few=few, decoder=make)
             return self._lanes[short]
 
     def __call__(self, text: str | Sequence[str], **options: Any) -> Written | list[Written]:
@@ -163,44 +165,46 @@ class Writer:
     def _stream(self, request: Request, texts: Iterator[str], ahead: int) -> Iterator[Written]:
         lanes = self.lanes(request.short)
         # its threads start when there is more than one group
-        with lanes[0].request(), ThreadPoolExecutor(len(lanes), "heedful-lane") as pool:
+        with lanes.request(), ThreadPoolExecutor(lanes.threads, "heedful-lane") as pool:
             while window := list(_window(texts, ahead)):
                 tasks = [request.tasks(text) for text in window]
                 pieces = [task for each in tasks for task in each if task.piece.text]
-                # all lanes have something to do
-                groups = _groups(pieces, min(request.options.batch, -(-len(pieces) // len(lanes)) or 1))
+                # all threads have something to do
+                most = min(request.options.batch, lanes.most, -(-len(pieces) // lanes.threads) or 1)
+                run = partial(self._run, request, lanes, min(len(pieces), lanes.threads * most))
+                groups = _groups(pieces, most)
                 if len(groups) > 1:
                     # the longest first: what is left for the end is short
-                    list(pool.map(lambda group: self._run(request, lanes, group), groups))
+                    list(pool.map(run, groups))
                 elif groups:
-                    self._run(request, lanes, groups[0])
+                    run(groups[0])
                 yield from map(_joined, tasks)
 
-    def _run(self, request: Request, lanes: Sequence[Batcher], tasks: Sequence[_Task]) -> None:
-        """Read and write the pieces of `tasks`, all in one lane."""
-        lane = lanes[next(self._turn) % len(lanes)]
-        for begin in range(0, len(tasks), lane.decoder.rows):
-            part = tasks[begin : begin + lane.decoder.rows]
-            with lane.rows(len(part)) as rows:
-                self._write(request, lane, rows, part)
-                lane.decoder.buffers.forget(rows)
+    def _run(self, request: Request, lanes: Lanes[TextModel], company: int, tasks: Sequence[_Task]) -> None:
+        """Read and write the pieces of `tasks`, some of `company` at a time, all in one lane."""
+        with lanes.place(len(tasks), width=request.settings["beams"], company=company) as place:
+            self._write(request, place, tasks)
+            place.batcher.decoder.buffers.forget(place.rows)
 
-    def _write(self, request: Request, lane: Batcher, rows: Sequence[int], tasks: Sequence[_Task]) -> None:
+    def _write(self, request: Request, place: Place[TextModel], tasks: Sequence[_Task]) -> None:
+        rows, batcher = place.rows, place.batcher
         sources = [request.framing.source(task.tokens) for task in tasks]
         jobs = [
             Job(row, request.framing.start, request.search(source)) for row, source in zip(rows, sources, strict=True)
         ]
-        lane.generate(jobs, lambda: self.model.encode(lane.decoder, dict(zip(rows, sources, strict=True))))
+        batcher.generate(jobs, lambda: place.model.encode(batcher.decoder, dict(zip(rows, sources, strict=True))))
         for task, job in zip(tasks, jobs, strict=True):
             best = job.search.results()[0]
             text = self.model.tokens.text(best.tokens)
             task.sentence = Sentence(task.piece.text, text, best.avg_logprob, best.tokens)
             if request.options.alignment:
-                task.sentence = self._aligned(request, lane, job.row, task, task.sentence)
+                task.sentence = self._aligned(request, place, job.row, task, task.sentence)
 
-    def _aligned(self, request: Request, lane: Batcher, row: int, task: _Task, sentence: Sentence) -> Sentence:
-        start = request.framing.start
-        weights, _ = lane.call(lambda: self.model.align(lane.decoder, row, start, sentence.tokens))
+    def _aligned(
+        self, request: Request, place: Place[TextModel], row: int, task: _Task, sentence: Sentence
+    ) -> Sentence:
+        start, batcher = request.framing.start, place.batcher
+        weights, _ = batcher.call(lambda: place.model.align(batcher.decoder, row, start, sentence.tokens))
         before = len(request.framing.before)
         mean = weights.mean(0)[: len(sentence.tokens), before : before + len(task.tokens)]
         # the prompt is no part of the text

@@ -1,6 +1,7 @@
 """Which lane an input goes to: the wide one with few others, the narrow ones with as many as there are threads."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import cast
 
 import pytest
 
+from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.lanes import Lanes, Place
 from heedful.runtime.engine.model import Model
@@ -34,8 +36,14 @@ class Sized:
         return Sized(1, self.device)
 
 
-def lanes(threads: int, rows: int, device: Device = CPU) -> Lanes[Model]:
-    return Lanes(cast(Model, Sized(threads, device)), rows=rows, queue=4)
+def lanes(threads: int, rows: int, device: Device = CPU, few: int | None = None) -> Lanes[Model]:
+    return Lanes(
+        cast(Model, Sized(threads, device)),
+        rows=rows,
+        queue=4,
+        few=threads - 1 if few is None else few,
+        decoder=cast(Callable[[Model, int], Decoder], Sized.decoder),
+    )
 
 
 def held(stack: ExitStack, shared: Lanes[Model]) -> Place[Model]:
@@ -77,6 +85,38 @@ def test_company_that_is_known_to_come_counts(company: int, wide: bool) -> None:
     shared = lanes(threads=4, rows=8)
     with shared.place(company=company) as place:
         assert (place.batcher is shared.wide.batcher) == wide
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "company", "wide"),
+    [(2, 4, 1, True), (3, 4, 1, False), (1, 4, 2, True), (1, 4, 3, False), (8, 1, 8, True), (1, 9, 1, False)],
+)
+def test_hypotheses_count_and_not_inputs(rows: int, width: int, company: int, wide: bool) -> None:
+    shared = lanes(threads=2, rows=16, few=8)
+    with shared.place(rows, width=width, company=company) as place:
+        assert place.model.threads == (2 if wide else 1)
+        assert len(place.rows) == len(set(place.rows)) == rows
+
+
+def test_lanes_that_nobody_needs_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def decoder(model: Sized, rows: int) -> Rows:
+        made.append(model.threads)
+        return Rows(rows)
+
+    monkeypatch.setattr(Sized, "decoder", decoder)
+    none = lanes(threads=2, rows=16, few=0)
+    assert made == [1, 1]
+    with none.place(2, company=9):
+        assert made == [1, 1]
+    made.clear()
+    some = lanes(threads=2, rows=16, few=4)
+    assert made == [2]
+    with some.place(3):
+        assert made == [2]
+        with some.place(2):
+            assert made == [2, 1, 1]
 
 
 @pytest.mark.parametrize(("threads", "rows", "device"), [(1, 3, "cpu"), (4, 1, "cpu"), (4, 3, "cuda")])

@@ -16,7 +16,9 @@ from sentencepiece import SentencePieceProcessor
 
 from heedful.runtime import BusyError, InputError, load
 from heedful.runtime.engine.decoder import Best, Feed
+from heedful.runtime.text.model import TextModel
 from heedful.runtime.text.results import Sentence, Written
+from heedful.runtime.text.shortlist import ShortDecoder
 from heedful.runtime.text.writer import Translator
 
 pytestmark = pytest.mark.network
@@ -56,9 +58,14 @@ def students(translate_bundle: Callable[[str], Path]) -> Callable[[str], Transla
     return cache(lambda precision: load(translate_bundle(precision), "cpu", threads=2))
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8"])
-def student(request: pytest.FixtureRequest, students: Callable[[str], Translator]) -> Translator:
-    return students(request.param)
+@pytest.fixture(scope="module", params=["fp32", "int8", "int8, few sentences on all cores"])
+def student(request: pytest.FixtureRequest, students: Callable[[str], Translator]) -> Iterator[Translator]:
+    with pytest.MonkeyPatch.context() as patch:
+        if "few" in request.param:
+            # as for a model whose weights take long to read
+            patch.setattr(TextModel, "is_large", True)
+            students = students.__wrapped__  # type: ignore[attr-defined]
+        yield students(request.param.partition(",")[0])
 
 
 @pytest.fixture(scope="module")
@@ -260,3 +267,20 @@ def test_a_stream_takes_constant_memory(small: Translator) -> None:
         tracemalloc.stop()
     assert found == 58 * 10_000 + 2 * len("Sim.")
     assert peak < 0.3e6
+
+
+@pytest.mark.parametrize(("beams", "strong"), [(1, 4.0), (3, 500.0)])
+def test_a_repetition_penalty_goes_with_a_shortlist(small: Translator, beams: int, strong: float) -> None:
+    """What came is less likely to come again, and only tokens of the shortlist come at all. A beam multiplies
+    log-probabilities, which are all but zero here: it takes a strong one."""
+    text = "The dog saw the dog that saw the other dog, and the other dog saw the dog."
+    plain, fresh = (
+        one(small, text, beams=beams, shortlist=True, repetition_penalty=penalty).sentences[0].tokens
+        for penalty in (1.0, strong)
+    )
+    assert len(set(fresh)) / len(fresh) > len(set(plain)) / len(plain)
+    lanes = small.lanes(True)
+    with lanes.place() as place:
+        decoder = place.batcher.decoder
+        assert isinstance(decoder, ShortDecoder)
+        assert set(fresh) <= {*decoder.shortlist.allowed(small.model.tokens.encode(text))}
