@@ -10,6 +10,7 @@ Peaks are the best of 20 tries, times the median. Needs torch and onnx, as expor
 
 import time
 from collections.abc import Callable
+from math import prod
 from statistics import median
 
 import numpy as np
@@ -81,11 +82,12 @@ def encoder_work(model: SpeechModel) -> tuple[float, float]:
 
 
 def step_bytes(model: SpeechModel) -> float:
-    """Bytes that one step of one input reads: weights of 8 bits with a scale for 64, and cross-attention's float32."""
+    """Bytes that one step of one input reads: weights of 8 bits with a scale for 64, and what cross-attention reads."""
     shape = model.shape
     width = shape.heads * shape.head_dim
     weights = shape.layers * 14 * width**2 + shape.vocabulary * width
-    return weights * (1 + 4 / 64) + shape.layers * 2 * shape.frames * width * 4
+    memory = sum(np.dtype(dtype).itemsize * prod(size) for dtype, size in shape.memory.values())
+    return weights * (1 + 4 / 64) + shape.layers * memory
 
 
 def measured(transcriber: Transcriber, audio: str) -> tuple[float, float]:

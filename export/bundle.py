@@ -21,6 +21,7 @@ from heedful.export.plan import quantize
 from heedful.export.rank import rank_logits
 from heedful.export.shortlist import FILE as SHORTLIST
 from heedful.export.shortlist import Shortlist, shorten
+from heedful.export.smooth import smooth
 from heedful.export.storage import store
 from heedful.export.trace import trace
 from heedful.export.unfold import unfold_convolutions
@@ -70,13 +71,18 @@ def _write(checkpoint: Checkpoint, family: Family, folder: Path, precision: Prec
     model = family.load(checkpoint)
     fold_scales(model)
     drop_zeros(model)
+    if precision == "int8":
+        smooth(model.encoder)
     tokenizers = family.tokenizers(checkpoint)
     for name, tokenizer in tokenizers.items():
         tokenizer.save(str(folder / name), pretty=False)
     description = family.describe(checkpoint, model, tokenizers)
     shortlist = family.shortlist(checkpoint, model)
     graphs = _graphs(model, family, description, precision, report)
-    files = [*_stored(graphs, family.ranked, shortlist, description, folder), *tokenizers]
+    shape = _decoder_shape(model, precision) | _memory_shape(graphs["decoder"])
+    # rows of logits that are in a core's cache together; a GPU has others
+    rows = 8 if precision == "int8" else None
+    files = [*_stored(graphs, family.ranked, rows, shortlist, description, folder), *tokenizers]
     manifest: dict[str, Any] = {
         "heedful": VERSION,
         "task": family.task,
@@ -85,7 +91,7 @@ def _write(checkpoint: Checkpoint, family: Family, folder: Path, precision: Prec
         "source": {"name": checkpoint.source, "format": checkpoint.format, "license": checkpoint.license},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "files": {name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in files},
-        "decoder": _decoder_shape(model, precision),
+        "decoder": shape,
         family.section: description,
     }
     report("comparing with PyTorch")
@@ -110,32 +116,33 @@ def _graphs(
         report(f"tracing the {graph.name}")
         traced[graph.name] = trace(graph)
         unfold_convolutions(traced[graph.name])
-        if graph.name == "decoder":
-            fold_queries(traced[graph.name])
         if precision == "int8":
             use_flash(traced[graph.name])
             quantize(family.plan[graph.name], traced[graph.name], find_scales(model))
+        if graph.name == "decoder":
+            fold_queries(traced[graph.name])
     return traced
 
 
 def _stored(
     graphs: dict[str, ir.Model],
     ranked: bool,
+    rows: int | None,
     shortlist: Shortlist | None,
     description: dict[str, Any],
     folder: Path,
 ) -> list[str]:
     """Write the graphs, and a decoder more where there is a shortlist; names of the files."""
     decoder = graphs["decoder"]
-    short, rows = shorten(decoder) if shortlist is not None else (None, {})
+    short, sources = shorten(decoder) if shortlist is not None else (None, {})
     if ranked:
-        rank_logits(decoder)
+        rank_logits(decoder, rows)
     if shortlist is None or short is None:
         return store(graphs, folder)
-    rank_logits(short)
+    rank_logits(short, rows)
     shortlist.save(folder / SHORTLIST)
     files = store(graphs | {"shortlist": short}, folder)
-    description["shortlist"] = {name: _place(decoder, source) for name, source in rows.items()}
+    description["shortlist"] = {name: _place(decoder, source) for name, source in sources.items()}
     return [*files, SHORTLIST]
 
 
@@ -163,3 +170,15 @@ def _decoder_shape(model: Any, precision: Precision) -> dict[str, Any]:
             part: [tensor.shape[1], tensor.shape[3]] for part, tensor in model.decoder.empty(1, 1)[0]._asdict().items()
         },
     }
+
+
+def _memory_shape(decoder: ir.Model) -> dict[str, Any]:
+    """What the decoder says of the parts of a layer's memory, if they are not keys and values as they were computed."""
+    prefix = "memory.0."
+    found = [value for value in decoder.graph.inputs if (value.name or "").startswith(prefix)]
+    parts = {
+        str(value.name).removeprefix(prefix): [str(value.dtype.numpy()), list(value.shape)[1:]]
+        for value in found
+        if value.dtype is not None and value.shape is not None
+    }
+    return {"memory": parts} if len(parts) > 2 else {}

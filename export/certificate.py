@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from heedful.export.eager import EagerDecoder
 from heedful.export.family import Subject
 from heedful.export.graphs import Aligner, flatten
+from heedful.export.integer_memory import restored
 from heedful.runtime.engine.buffers import HostBuffer
 from heedful.runtime.engine.decoder import Best, Decoder, Scores
 from heedful.runtime.engine.generate import Job, Stepper, generate
@@ -123,14 +124,27 @@ def _memory_differences(decoder: Decoder, subject: Subject) -> dict[str, dict[st
     found: dict[str, list[NDArray[Any]]] = {"key": [], "value": []}
     expected: dict[str, list[NDArray[Any]]] = {"key": [], "value": []}
     for layer, memory in enumerate(subject.memory):
-        for part, tensor in zip(memory._fields, memory, strict=True):
-            buffer = decoder.memory[f"{layer}.{part}"]
-            assert isinstance(buffer, HostBuffer)
-            for row in range(len(subject.inputs)):
+        for row in range(len(subject.inputs)):
+            parts = _remembered(decoder, layer, row)
+            for part, tensor in zip(memory._fields, memory, strict=True):
                 end = tensor.shape[2] if subject.lengths is None else subject.lengths[row]
-                expected[part].append(tensor[row, :, :end].numpy().ravel())
-                found[part].append(buffer.array[row, :, :end].ravel())
+                whole = tensor[row, :, :end]
+                if part == "key" and decoder.shape.memory:
+                    whole = whole - whole.mean(1, keepdim=True)
+                expected[part].append(whole.numpy().ravel())
+                found[part].append(parts[part][:, :end].ravel())
     return {f"encoder {part}s": _compare(np.concatenate(found[part]), np.concatenate(expected[part])) for part in found}
+
+
+def _remembered(decoder: Decoder, layer: int, row: int) -> dict[str, NDArray[Any]]:
+    """Keys and values of a layer, (h, frames, d)."""
+    parts = {}
+    for name, buffer in decoder.memory.items():
+        assert isinstance(buffer, HostBuffer)
+        number, part = name.split(".")
+        if int(number) == layer:
+            parts[part] = buffer.array[row]
+    return restored(parts) if decoder.shape.memory else parts
 
 
 def _search(subject: Subject, width: int) -> Search:

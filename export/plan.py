@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from heedful.export.integer import Scales, quantize_known, quantize_rows, quantize_tables
 from heedful.export.integer_attention import quantize_attention
+from heedful.export.integer_memory import attend_in_integers, quantize_remembered, restore_memory
 from heedful.export.quantize import quantize_blockwise, quantize_dynamic
 
 Method = Callable[[ir.Model, str], None]
@@ -17,9 +18,14 @@ Plan = Mapping[str, Sequence[tuple[str, Method]]]
 # A speech encoder reads one input at a time: its rows need not be alike to the last bit, and one scale for all of them
 # is faster. What comes out of a GELU has outliers, and one scale for all of that doubles the error of the encoder.
 SPEECH: Plan = {
-    "encoder": [("", quantize_attention), (r"feed_forward\.output", quantize_rows), (r"layers\.", quantize_dynamic)],
-    "decoder": [("", quantize_blockwise)],
-    "aligner": [("", quantize_blockwise)],
+    "encoder": [
+        ("", quantize_attention),
+        (r"feed_forward\.output", quantize_rows),
+        (r"layers\.", quantize_dynamic),
+        ("", quantize_remembered),
+    ],
+    "decoder": [("", quantize_blockwise), ("", attend_in_integers)],
+    "aligner": [("", quantize_blockwise), ("", restore_memory)],
 }
 # many short inputs side by side; convolutions are not quantized
 TEXT: Plan = {

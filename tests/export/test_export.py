@@ -124,6 +124,15 @@ def test_logits_are_those_of_transformers(
     assert relative(np.stack([found[0], found[1]]), expected) < allowed
 
 
+MEMORY = {
+    "key": ["int8", [4, 1, 1, 16, 50]],
+    "key_scale": ["float32", [4, 1, 50]],
+    "key_offset": ["float32", [4, 1, 50]],
+    "value": ["int8", [4, 50, 16]],
+    "value_scale": ["float32", [4, 1, 16]],
+}
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_manifest(bundles: Callable[[str], Path], checkpoint: Path, theirs: Any, precision: str) -> None:
     folder = bundles(precision)
@@ -154,6 +163,7 @@ def test_the_manifest(bundles: Callable[[str], Path], checkpoint: Path, theirs: 
             "vocabulary": 317,
             "dtype": "float16" if precision == "fp16" else "float32",
             "cache": {"key": [4, 16], "value": [4, 16]},
+            **({"memory": MEMORY} if precision == "int8" else {}),
         },
     }
     assert speech["audio"] == {"sample_rate": 16_000, "samples": 16_000, "frame": 0.02}
@@ -197,8 +207,10 @@ def test_the_certificate_compares_with_the_checkpoint_itself(
         hidden = theirs.model.encoder(features(windows)).last_hidden_state
         values = [layer.encoder_attn.v_proj(hidden) for layer in theirs.model.decoder.layers]
     expected = torch.stack(values).reshape(2, 4, 50, 4, 16).transpose(2, 3).numpy()
-    buffers = [decoder.memory[f"{layer}.value"] for layer in range(2)]
-    found = np.stack([buffer.array for buffer in buffers if isinstance(buffer, HostBuffer)])
+    buffers = decoder.memory.items()
+    memory: dict[str, Any] = {name: buffer.array for name, buffer in buffers if isinstance(buffer, HostBuffer)}
+    scales = [memory.get(f"{layer}.value_scale", 1) for layer in range(2)]
+    found = np.stack([memory[f"{layer}.value"] * scale for layer, scale in enumerate(scales)])
     stated = bundled.bundle.manifest["certificate"]["differences"]["encoder values"]["rms"]
     assert stated == pytest.approx(relative(found, expected), rel=0.05, abs=2e-5)
 
