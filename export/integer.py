@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from heedful.export.constants import MICROSOFT, Nodes, constant, integers
+from heedful.export.constants import MICROSOFT, Nodes, constant, integers, own_constant
 from heedful.export.quantize import bias_of, products, replace, weight_name
 
 
@@ -127,10 +127,10 @@ def _product(
     matrix = np.rint(weight / columns).clip(-127, 127).astype(np.int8)
     factors = constant(model, f"{name}.columns", columns)
     if node.op_type != "Gemm":
-        inputs = [quantized, constant(model, f"{name}.int8", matrix), scale, factors, _zero(model), None, bias]
+        inputs = [quantized, own_constant(model, f"{name}.int8", matrix), scale, factors, _zero(model), None, bias]
         return ir.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT)
     # a table of embeddings, stored row by row for lookups too
-    table = constant(model, f"{name}.int8", np.ascontiguousarray(matrix.T))
+    table = own_constant(model, f"{name}.int8", np.ascontiguousarray(matrix.T))
     zeros = constant(model, f"{name}.zero", np.zeros(len(columns), np.int8))
     whole = None
     if bias is not None and bias.const_value is not None and scale.const_value is not None:

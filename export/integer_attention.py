@@ -7,6 +7,9 @@ two products take a quarter of that, and the scores of one head stay in the cach
   taken away first: it adds the same to all scores of a query, which the softmax takes out again, and leaves smaller
   numbers to round. Source: Zhang et al. 2024, SageAttention, arXiv 2410.02367.
 - Weights have a scale a query, so that the largest is 255 however many keys share them; values have one a channel.
+
+Queries and values have 7 bits: the sum of two products then fits into the 16 bits in which x86 without VNNI adds them
+up, so that results are exact, and the same, on every CPU. Weights need their 8 bits more than values do.
 """
 
 import re
@@ -50,10 +53,16 @@ class _Nodes(Nodes):
     def signed(self, number: int) -> ir.Value:
         return constant(self.model, f"signed.{number}", np.asarray(number, np.int8))
 
-    def quantized(self, value: ir.Value, axes: ir.Value, zero: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """`value` in 8 bits around `zero`, and what a unit stands for, one number along `axes`."""
+    def mean(self, value: ir.Value | None) -> ir.Value:
+        """The mean over the frames of `value` (b, n, width), as a product, since the operator for it is slower."""
+        frames = self("Shape", value, start=1, end=2)
+        ones = self("Expand", self.number(1.0), self("Concat", self.integers(1), frames, axis=0))
+        return self("Div", self("MatMul", ones, value), self("Cast", frames, to=ir.DataType.FLOAT))
+
+    def quantized(self, value: ir.Value, axes: ir.Value, zero: ir.Value, most: int) -> tuple[ir.Value, ir.Value]:
+        """`value` as integers around `zero`, up to `most` from it, and what a unit stands for, one number along `axes`."""
         largest = self("ReduceMax", self("Abs", value), axes, keepdims=1)
-        unit = self("Max", self("Mul", largest, self.number(1 / 127)), self.number(_LEAST))
+        unit = self("Max", self("Mul", largest, self.number(1 / most)), self.number(_LEAST))
         return self("QuantizeLinear", self("Div", value, unit), self.number(1.0), zero), unit
 
 
@@ -61,12 +70,14 @@ def _attention(new: _Nodes, node: ir.Node) -> ir.Value:
     """What `node` computes of queries, keys and values (b, n, h * d): (b, n, h * d)."""
     heads = node.attributes["num_heads"].as_int()
     split = new.integers(0, 0, heads, -1)
-    query, key, value = (new("Reshape", each, split) for each in node.inputs if each is not None)  # (b, n, h, d)
-    scaled = new("Mul", query, new.number(node.attributes["scale"].as_float()))
-    centred = new("Sub", key, new("ReduceMean", key, new.integers(1), keepdims=1))
-    queries, query_unit = new.quantized(scaled, new.integers(0, 1, 3), new.unsigned(128))
-    keys, key_unit = new.quantized(centred, new.integers(3), new.signed(0))
-    values, value_unit = new.quantized(value, new.integers(1), new.signed(0))
+    centred = new("Sub", node.inputs[1], new.mean(node.inputs[1]))
+    query, key, value = (
+        new("Reshape", each, split) for each in (node.inputs[0], centred, node.inputs[2])
+    )  # (b, n, h, d)
+    queries, query_unit = new.quantized(query, new.integers(0, 1, 3), new.unsigned(64), 63)
+    query_unit = new("Mul", query_unit, new.number(node.attributes["scale"].as_float()))
+    keys, key_unit = new.quantized(key, new.integers(3), new.signed(0), 127)
+    values, value_unit = new.quantized(value, new.integers(1), new.signed(0), 64)
     row_by_row, column_by_column = [0, 2, 1, 3], [0, 2, 3, 1]
     parts = [
         new.apart(new("Transpose", each, perm=order), 1, heads)
@@ -92,7 +103,7 @@ def _head(
     value_unit: ir.Value,
 ) -> ir.Value:
     """One head's part of the output, (b, n, d)."""
-    scores = new(_PRODUCT, queries, keys, query_unit, key_unit, new.unsigned(128), domain=MICROSOFT)
+    scores = new(_PRODUCT, queries, keys, query_unit, key_unit, new.unsigned(64), domain=MICROSOFT)
     weights = new("Softmax", scores, axis=-1)  # (b, 1, n, n)
     unit = new("Mul", new("ReduceMax", weights, new.integers(-1), keepdims=1), new.number(1 / 255))
     # a scale for each query: those of all inputs are one list for this

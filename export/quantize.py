@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from heedful.export.constants import MICROSOFT, constant
+from heedful.export.constants import MICROSOFT, constant, own_constant
 
 _BLOCKS = (64, 32, 16)
 # the front end computes a spectrum of large range: it is small and stays in float32
@@ -34,7 +34,7 @@ def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
         add, bias = bias_of(node)
         inputs = [
             node.inputs[0],
-            constant(model, f"{weight_name(node)}.int8", quantized),
+            own_constant(model, f"{weight_name(node)}.int8", quantized),
             constant(model, f"{weight_name(node)}.scale", scale),
             None,
             bias,

@@ -81,18 +81,27 @@ def _gpu_count() -> int:
     return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
-def open_session(path: Path, device: Device, threads: int = 0) -> ort.InferenceSession:
-    """A session for the graph at `path`; `threads` inside an operator, 0 for one per core.
-
-    Raises DeviceError when the device's provider was not taken up, which onnxruntime itself would pass over.
-    """
+def session_options(threads: int = 0) -> ort.SessionOptions:
+    """How graphs are run: `threads` inside an operator, 0 for one per core."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     # shapes change from step to step: a plan of memory for each would be kept and seldom used again
     options.enable_mem_pattern = False
     options.log_severity_level = 3
+    # x86 without VNNI adds products of unsigned and signed 8-bit numbers in pairs of 16 bits, which two large ones
+    # overflow. There this makes weights unsigned, whose kernel is exact; elsewhere it does nothing.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+def open_session(path: Path, device: Device, threads: int = 0) -> ort.InferenceSession:
+    """A session for the graph at `path`; `threads` inside an operator, 0 for one per core.
+
+    Raises DeviceError when the device's provider was not taken up, which onnxruntime itself would pass over.
+    """
     # on the CPU an addition and a normalisation in one node take six times as long as in two (docs/performance.md)
     disabled = ["SkipLayerNormFusion"] if device.name == "cpu" else []
+    options = session_options(threads)
     session = ort.InferenceSession(str(path), options, providers=device.providers, disabled_optimizers=disabled)
     if device.providers[0] not in session.get_providers():
         raise DeviceError(

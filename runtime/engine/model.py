@@ -13,7 +13,6 @@ from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.device import Device, open_session
 from heedful.runtime.engine.rows import Shape
-from heedful.runtime.engine.saturation import warn_if_saturating
 
 
 class Model:
@@ -24,8 +23,6 @@ class Model:
         self.device = device
         self.threads = threads
         self.shape = Shape(**bundle.manifest["decoder"])
-        if bundle.manifest["precision"] == "int8" and device.name == "cpu":
-            warn_if_saturating()
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
 

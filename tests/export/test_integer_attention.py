@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from heedful.export.constants import MICROSOFT
 from heedful.export.integer_attention import quantize_attention
+from heedful.runtime.engine.device import session_options
 
 Array = NDArray[Any]
 NAMES = ("query", "key", "value")
@@ -29,10 +30,8 @@ def attention(heads: int, scale: float) -> ir.Model:
 
 
 def run(model: ir.Model, inputs: tuple[Array, Array, Array]) -> Array:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
     content = ir.to_proto(model).SerializeToString()
-    session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(content, session_options(), providers=["CPUExecutionProvider"])
     found: Array = session.run(None, dict(zip(NAMES, inputs, strict=True)))[0]
     return found
 
@@ -99,6 +98,16 @@ def test_heads_and_channels_of_very_different_size_keep_their_precision() -> Non
     found, reference = run(quantized(2, 0.25), inputs), expected(2, 0.25, inputs)
     for head in (slice(0, 16), slice(16, 32)):
         assert error(found[..., head], reference[..., head]) < 0.03
+
+
+def test_the_largest_integers_do_not_overflow() -> None:
+    """Scores of queries that match the keys of one half in every number, and miss those of the other in every one."""
+    query = np.ones((1, 40, 64), np.float32)
+    key = np.repeat(np.array([1, -1], np.float32), 20)[None, :, None] * query
+    value = np.ones_like(query)
+    value[:, 20:, ::2] = -1
+    inputs = query, key, value
+    np.testing.assert_allclose(run(quantized(1, 0.004), inputs), expected(1, 0.004, inputs), atol=0.005)
 
 
 def test_nothing_but_zeros_gives_zeros() -> None:
