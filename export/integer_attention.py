@@ -60,7 +60,7 @@ class _Nodes(Nodes):
         return self("Div", self("MatMul", ones, value), self("Cast", frames, to=ir.DataType.FLOAT))
 
     def quantized(self, value: ir.Value, axes: ir.Value, zero: ir.Value, most: int) -> tuple[ir.Value, ir.Value]:
-        """`value` as integers around `zero`, up to `most` from it, and what a unit stands for, one number along `axes`."""
+        """`value` as integers, up to `most` away from `zero`, and what a unit stands for, one number along `axes`."""
         largest = self("ReduceMax", self("Abs", value), axes, keepdims=1)
         unit = self("Max", self("Mul", largest, self.number(1 / most)), self.number(_LEAST))
         return self("QuantizeLinear", self("Div", value, unit), self.number(1.0), zero), unit

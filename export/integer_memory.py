@@ -11,8 +11,8 @@ c blocks of w:
   any other is copied first, which takes longer than the product. In blocks it reads one stretch of memory.
 - value (b, h, f, d) int8, with value_scale (b, h, 1, d).
 
-Queries have a scale each, and so have the weights of each query, whose largest is 255. Queries and values have 7 bits, so
-that sums are exact on every CPU (export/integer_attention.py).
+Queries have a scale each, and so have the weights of each query, whose largest is 255. Queries and values have 7 bits,
+so that sums are exact on every CPU (export/integer_attention.py).
 """
 
 from collections.abc import Iterable, Mapping

@@ -13,23 +13,24 @@ from heedful.models.transformer import EncoderLayer, LayerConfig
 KINDS: list[dict[str, Any]] = [{}, {"norm": "rms", "bias": False, "gated": True, "activation": "silu"}]
 
 
-def layers(**kinds: Any) -> nn.Sequential:
-    """Two layers, a few channels of whose normalisations are a hundred times as large as the others."""
+def layer(**kinds: Any) -> EncoderLayer:
+    """A layer, a few channels of whose normalisations are a hundred times as large as the others."""
     torch.manual_seed(0)
-    made = nn.Sequential(*(EncoderLayer(LayerConfig(32, 4, 64, **kinds)) for _ in range(2))).eval()
-    for layer in made:
-        for norm in (layer.attention_norm, layer.feed_forward_norm):
-            nn.init.uniform_(norm.weight, 0.01, 0.02)
-            norm.weight.data[:3] *= 100
-            if getattr(norm, "bias", None) is not None:
-                norm.bias.data.normal_().mul_(norm.weight.data)
+    made = EncoderLayer(LayerConfig(32, 4, 64, **kinds)).eval()
+    for norm in (made.attention_norm, made.feed_forward_norm):
+        weight, bias = norm.weight, norm.bias if "norm" not in kinds else None
+        assert isinstance(weight, torch.Tensor)
+        nn.init.uniform_(weight, 0.01, 0.02)
+        weight.data[:3] *= 100
+        if isinstance(bias, torch.Tensor):
+            bias.data.normal_().mul_(weight.data)
     return made
 
 
 @pytest.mark.parametrize("kinds", KINDS)
 @torch.no_grad()
 def test_results_stay(kinds: dict[str, Any]) -> None:
-    before = layers(**kinds).double()
+    before = layer(**kinds).double()
     after = copy.deepcopy(before)
     smooth(after)
     x = torch.randn(2, 7, 32, dtype=torch.float64)
@@ -47,12 +48,12 @@ def rounded(x: torch.Tensor, axis: int | None) -> torch.Tensor:
 def test_rounding_costs_less(kinds: dict[str, Any]) -> None:
     """One scale for what a map reads, one for each of its columns."""
     errors = []
-    before = layers(**kinds)
+    before = layer(**kinds)
     after = copy.deepcopy(before)
     smooth(after)
     x = torch.randn(1, 50, 32)
-    for layer in (before[0], after[0]):
-        read, weight = layer.attention_norm(x), layer.attention.query_key_value.weight
+    for each in (before, after):
+        read, weight = each.attention_norm(x), each.attention.query_key_value.weight
         exact = read @ weight.T
         errors.append(float((rounded(read, None) @ rounded(weight, 1).T - exact).norm() / exact.norm()))
     assert errors[1] < 0.7 * errors[0]
@@ -61,7 +62,7 @@ def test_rounding_costs_less(kinds: dict[str, Any]) -> None:
 @torch.no_grad()
 def test_what_others_read_too_is_left_alone() -> None:
     """After a block a normalisation's result is also added to what the next one gives."""
-    before = layers(norm_first=False)
+    before = layer(norm_first=False)
     after = copy.deepcopy(before)
     smooth(after)
     for mine, own in zip(after.parameters(), before.parameters(), strict=True):
@@ -70,10 +71,10 @@ def test_what_others_read_too_is_left_alone() -> None:
 
 @torch.no_grad()
 def test_a_channel_that_is_always_zero_is_no_trouble() -> None:
-    model = layers()
-    model[0].attention_norm.weight[5] = 0
-    model[0].attention_norm.bias[5] = 0
-    model[1].feed_forward.inner.weight[:, 7] = 0
+    model = layer()
+    for zero in model.attention_norm.parameters():
+        zero[5] = 0
+    model.feed_forward.inner.weight[:, 7] = 0
     before = copy.deepcopy(model)
     smooth(model)
     x = torch.randn(1, 4, 32)
