@@ -46,8 +46,7 @@ TEXTS = [
 ]
 LENGTH = 16
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
-FAIRSEQ: dict[str, Any] = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
-GOOGLE: dict[str, Any] = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+FAIRSEQ, GOOGLE = dict[str, Any](unk_id=0, bos_id=1, eos_id=2), dict[str, Any](pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Recommended. pip install sacremoses")
 
@@ -100,8 +99,6 @@ T5 = {
     "d_model": 32, "d_kv": 12, "d_ff": 64, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4,
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 12,
 }  # fmt: skip
-
-
 # what config.json said before transformers 5: nothing, unless the output has a matrix of its own
 T5_PUBLISHED: dict[str, Any] = {"scale_decoder_outputs": None, "tie_word_embeddings": None}
 GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
@@ -317,6 +314,8 @@ def best(logits: NDArray[np.float32], count: int) -> Best:
 
 
 Found = list[list[tuple[list[int], float]]]
+# as transformers has them
+NAMES = {"beams": "num_beams", "no_repeat_ngram": "no_repeat_ngram_size"}
 
 
 def by_engine(pair: Pair, opened: TextModel, ranked: bool, **options: Any) -> Found:
@@ -328,9 +327,6 @@ def by_engine(pair: Pair, opened: TextModel, ranked: bool, **options: Any) -> Fo
     jobs = [Job(row, request.framing.start, request.search(source)) for row, source in enumerate(sources)]
     generate(Ranked(decoder) if ranked else decoder, jobs)
     return [[([*one.tokens, *[opened.end] * one.ended], one.score) for one in job.search.results()] for job in jobs]
-
-
-NAMES = {"beams": "num_beams", "no_repeat_ngram": "no_repeat_ngram_size"}
 
 
 def by_transformers(pair: Pair, **options: Any) -> Found:
@@ -348,26 +344,22 @@ def by_transformers(pair: Pair, **options: Any) -> Found:
     return [found[i : i + width] for i in range(0, len(found), width)]
 
 
-PENALTIES = [
-    *[(2, 0.8, True), (2, 2.0, False), (4, 0.8, False), (4, 1.0, True), (5, 1.0, False), (5, 2.0, True)],
-    *[(2, 1.0, "never"), (4, -0.5, "never"), (3, 2.0, "never")],
+STOPPING: dict[bool | str, list[tuple[int, float]]] = {
+    True: [(2, 0.8), (4, 1), (5, 2)], False: [(2, 2), (4, 0.8), (5, 1)], "never": [(2, 1), (4, -0.5), (3, 2)],
+}  # fmt: skip
+SEARCHES: list[dict[str, Any]] = [
+    {},
+    {"beams": 1},
+    *({"beams": n, "length_penalty": x, "early_stopping": early} for early in STOPPING for n, x in STOPPING[early]),
+    {"beams": 3, "no_repeat_ngram": 2, "min_length": 7, "max_length": 12},
+    {"beams": 1, "no_repeat_ngram": 2, "min_length": 5},
+    {"beams": 4, "repetition_penalty": 1.3, "no_repeat_ngram": 3},
+    {"beams": 3, "repetition_penalty": 0.7},
+    {"beams": 1, "repetition_penalty": 1.8, "min_length": 5},
 ]
-SEARCHES: dict[str, dict[str, Any]] = {
-    "as the checkpoint says": {},
-    "greedy": {"beams": 1},
-    **{
-        f"{beams} beams, {penalty}, {early}": {"beams": beams, "length_penalty": penalty, "early_stopping": early}
-        for beams, penalty, early in PENALTIES
-    },
-    "with rules": {"beams": 3, "no_repeat_ngram": 2, "min_length": 7, "max_length": 12},
-    "greedy with rules": {"beams": 1, "no_repeat_ngram": 2, "min_length": 5},
-    "repeating less": {"beams": 4, "repetition_penalty": 1.3, "no_repeat_ngram": 3},
-    "repeating more": {"beams": 3, "repetition_penalty": 0.7},
-    "greedy, repeating less": {"beams": 1, "repetition_penalty": 1.8, "min_length": 5},
-}
 
 
-@pytest.mark.parametrize("options", SEARCHES.values(), ids=SEARCHES)
+@pytest.mark.parametrize("options", SEARCHES, ids=str)
 def test_texts_are_those_of_transformers(pair: Pair, opened: TextModel, options: dict[str, Any]) -> None:
     """All that were found and their scores, not the best alone, from all logits and from the best of them."""
     expected = by_transformers(pair, **options)
@@ -396,7 +388,7 @@ def write(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("pair", ["marian", "mbart50", "t5 v1.1"], indirect=True)
-@pytest.mark.parametrize("options", SEARCHES.values(), ids=SEARCHES)
+@pytest.mark.parametrize("options", SEARCHES, ids=str)
 def test_a_bundle_writes_what_transformers_writes(pair: Pair, write: Any, options: dict[str, Any]) -> None:
     """These have every kind of layer, of positions and of tokens around a text."""
     assert write.model.decoder(1).ranks, "else this would not be the search among the best logits"

@@ -1,20 +1,15 @@
 """Decoding side by side with the real decoder: whatever shares the batch, an input gets the bits it gets alone."""
 
 import hashlib
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heedful.export.plan import SPEECH, quantize
-from heedful.export.storage import store
-from heedful.runtime.bundle import Bundle, open_bundle
+from heedful.runtime.bundle import open_bundle
 from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.device import choose_device
 from heedful.runtime.engine.generate import Job, generate
@@ -28,22 +23,9 @@ VOCABULARY, POSITIONS, SAMPLES, END, ROWS = 317, 64, 16_000, 0, 6
 Outcome = tuple[list[Hypothesis], str]
 
 
-def in_8_bits(bundle: Bundle, folder: Path) -> Bundle:
-    """`bundle` in `folder`, its graphs quantized."""
-    graphs = {name: ir.load(bundle.file(f"{name}.onnx")) for name in ("encoder", "decoder", "aligner")}
-    for name, graph in graphs.items():
-        quantize(SPEECH[name], graph, {})
-    store(graphs, folder)
-    shutil.copy(bundle.file("tokenizer.json"), folder)
-    return Bundle(folder, bundle.manifest)
-
-
-@pytest.fixture(scope="module", params=["fp32", "int8"])
-def model(request: pytest.FixtureRequest, seeded_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> SpeechModel:
-    bundle = open_bundle(seeded_bundle)
-    if request.param == "int8":
-        bundle = in_8_bits(bundle, tmp_path_factory.mktemp("int8"))
-    return SpeechModel(bundle, choose_device("cpu"), threads=1)
+@pytest.fixture(scope="module", params=["seeded_bundle", "seeded_int8"])
+def model(request: pytest.FixtureRequest) -> SpeechModel:
+    return SpeechModel(open_bundle(request.getfixturevalue(request.param)), choose_device("cpu"), threads=1)
 
 
 @dataclass(frozen=True)
