@@ -98,6 +98,16 @@ def log_sum_exp(logits: Logits) -> NDArray[np.float32]:
     return total
 
 
+def _log_sum(exponentials: Logits, shift: Logits, logits: Logits) -> NDArray[np.float32]:
+    """log(sum(exp(logits))) of each row, given the `exponentials` (m, n) of what the logits were, less `shift` (m,),
+    before some of them became -inf: half the time of computing them once more. `exponentials` are changed in place.
+    """
+    exponentials *= logits > -np.inf
+    totals: NDArray[np.float32] = exponentials.sum(axis=-1)
+    # nothing is left where what remains lies so far below what was ruled out that its exponentials vanished
+    return np.log(totals) + shift if totals.all() else log_sum_exp(logits)
+
+
 _BLOCK = 64
 
 
@@ -252,14 +262,16 @@ class Beam:
 
     def _all(self, logits: Logits) -> list[tuple[float, float, int, int]]:
         """Candidates among all tokens."""
-        totals = log_sum_exp(logits)
+        highest = logits.max(axis=-1, keepdims=True)
+        exponentials = np.exp(logits - highest)
+        totals: NDArray[np.float32] = np.log(exponentials.sum(axis=-1)) + highest[:, 0]
         if self.limits.penalised:
             logits -= totals[:, None]
             totals = np.zeros_like(totals)
         for row, one in zip(logits, self.live, strict=True):
             for rule in self.limits.rules:
                 rule(row, one.tokens)
-        allowed = totals if self.limits.penalised else log_sum_exp(logits)
+        allowed = totals if self.limits.penalised else _log_sum(exponentials, highest[:, 0], logits)
         scores = np.array([one.score for one in self.live]) - totals
         vocabulary = logits.shape[1]
         best = top((logits + scores[:, None].astype(np.float32)).ravel(), 2 * self.width)
