@@ -3,7 +3,8 @@
 Three things are looked at, on a few real inputs, which the family chooses:
 
 - differences: of each kind of output from the model in PyTorch: `rms`, the root mean square of the difference over
-  that of the output, and `largest`, the largest difference over the output's largest value;
+  that of the output, and `largest`, the largest difference over the output's largest value; logits are taken less
+  their mean over the vocabulary, on which no probability depends;
 - exact: whether tokens are the same whatever shares the batch, at several batch sizes, prompt lengths and beam widths;
   in float32 also the same as the PyTorch model's;
 - agreement: how often, after the same tokens, bundle and PyTorch model find the same token likeliest.
@@ -199,7 +200,8 @@ def _teacher_forced(
         sides.append(np.concatenate(logits))
     found, expected = sides
     agreement = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
-    return {"logits": _compare(found, expected)}, agreement, len(found)
+    centred = (side - side.mean(axis=1, keepdims=True) for side in sides)
+    return {"logits": _compare(*centred)}, agreement, len(found)
 
 
 def _aligner_difference(subject: Subject, decoder: Decoder, text: tuple[int, ...]) -> dict[str, dict[str, float]]:

@@ -140,6 +140,20 @@ def test_the_figure_is_the_difference_that_was_made(
     assert found["agreement"] == 1
 
 
+def test_what_all_logits_have_in_common_is_no_difference(
+    model: Whisper, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No probability depends on it."""
+    steps = Decoder.step
+
+    def raised(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, Any]:
+        found: dict[int, Any] = steps(decoder, feeds)
+        return {row: logits + np.float32(5) for row, logits in found.items()}
+
+    monkeypatch.setattr(Decoder, "step", raised)
+    assert certify(whisper.subject(model, bundle), "fp32")["differences"]["logits"]["rms"] < 1e-4
+
+
 def test_a_likeliest_token_that_changes_is_counted(
     model: Whisper, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
