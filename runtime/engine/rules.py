@@ -39,9 +39,14 @@ class Suppress(Ban):
     def __init__(self, tokens: Sequence[int], *, at_start: bool = False) -> None:
         self.tokens = sorted(tokens)
         self.at_start = at_start
+        self._array = np.asarray(self.tokens, np.int64)
 
     def banned(self, generated: Sequence[int]) -> Sequence[int]:
         return () if self.at_start and generated else self.tokens
+
+    def __call__(self, logits: Logits, generated: Sequence[int]) -> None:
+        if not (self.at_start and generated):
+            logits[self._array[: self._array.searchsorted(len(logits))]] = -np.inf
 
 
 class NoRepeatNgram(Ban):

@@ -3,6 +3,7 @@
 Source: the reference implementation of Radford et al. 2022, arXiv 2212.04356.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,8 +41,10 @@ class TimestampRule:
         if latest is not None:
             # a segment may end where it began only if it is being closed
             logits[first : latest if stamped and not paired else latest + 1] = -np.inf
-        stamps = logits[first:]
-        if stamps.max() > -np.inf and log_sum_exp(stamps) > logits[:first].max():
+        stamps, likeliest = logits[first:], logits[:first].max()
+        # a sum is at most the largest as often as there are numbers: in the middle of a text that says enough
+        bound = float(stamps.max()) + math.log(len(stamps))
+        if bound > likeliest and log_sum_exp(stamps) > likeliest:
             logits[:first] = -np.inf
 
 
