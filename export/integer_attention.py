@@ -9,7 +9,7 @@ two products take a quarter of that, and the scores of one head stay in the cach
 - Weights have a scale a query, so that the largest is 255 however many keys share them; values have one a channel.
 
 Queries and values have 7 bits: the sum of two products then fits into the 16 bits in which x86 without VNNI adds them
-up, so that results are exact, and the same, on every CPU. Weights need their 8 bits more than values do.
+up, so that they are exact on every CPU. Weights need their 8 bits more than values do.
 """
 
 import re
