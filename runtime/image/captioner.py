@@ -21,6 +21,7 @@ from heedful.runtime.image.options import CaptionOptions
 from heedful.runtime.image.pixels import Picture, PictureSource
 from heedful.runtime.image.results import Candidate, Caption, CaptionWord
 from heedful.runtime.text.alignment import words_of
+from heedful.runtime.workers import workers
 
 
 class _Request:
@@ -70,7 +71,8 @@ class Captioner:
         if isinstance(image, list | tuple):
             return list(self.stream(image, **options))
         one: PictureSource = image  # type: ignore[assignment]
-        return next(self.stream([one], **options))
+        (caption,) = self.stream([one], **options)
+        return caption
 
     def submit(
         self, image: PictureSource | Sequence[PictureSource], **options: Any
@@ -87,7 +89,7 @@ class Captioner:
         return self._attempts(_Request(self.model, CaptionOptions.of(**options)), iter(images))
 
     def _attempts(self, request: _Request, images: Iterator[PictureSource]) -> Iterator[Caption | InputError]:
-        with self._batcher.request(), ThreadPoolExecutor(self._readers, "heedful-reader") as pool:
+        with self._batcher.request(), workers(self._readers, "heedful-reader") as pool:
             waiting: deque[list[Future[Picture]]] = deque()
             while batch := list(islice(images, request.options.batch)):
                 waiting.append([pool.submit(self.model.read, image) for image in batch])

@@ -4,7 +4,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from heedful.runtime.speech.timestamps import Span, split_segments
 from heedful.runtime.speech.vad import speech_windows
 from heedful.runtime.speech.windows import Decoded, Window, WindowDecoder
 from heedful.runtime.speech.words import TimedWord, time_words
+from heedful.runtime.workers import workers
 
 log = logging.getLogger("heedful")
 
@@ -101,7 +102,7 @@ class Transcription:
 
     def _side_by_side(self) -> Iterator[Segment]:
         """The segments of all stretches in order, `batch` stretches being transcribed at a time."""
-        with ThreadPoolExecutor(self.options.batch, "heedful-stretch") as pool:
+        with workers(self.options.batch, "heedful-stretch") as pool:
             ahead: deque[Future[list[Segment]]] = deque()
             try:
                 for stretch in self._stretches():

@@ -24,6 +24,7 @@ from heedful.runtime.text.model import Framing, TextModel
 from heedful.runtime.text.options import TextOptions
 from heedful.runtime.text.results import Sentence, Written
 from heedful.runtime.text.split import Piece, split_sentences, split_to_fit
+from heedful.runtime.workers import workers
 
 # characters of text that are read ahead, so that sentences of one length can be put together
 _AHEAD = 1 << 18
@@ -148,7 +149,8 @@ class Writer:
         `options` are those of `TextOptions`. Raises InputError for a text or options that cannot be used.
         """
         if isinstance(text, str):
-            return next(self.stream([text], **options))
+            (written,) = self.stream([text], **options)
+            return written
         if isinstance(text, bytes) or not isinstance(text, Iterable):
             raise InputError(f"a text must be a str, or a list of them, not {type(text).__name__}")
         return list(self.stream(text, **options))
@@ -165,7 +167,7 @@ class Writer:
     def _stream(self, request: Request, texts: Iterator[str], ahead: int) -> Iterator[Written]:
         lanes = self.lanes(request.short)
         # its threads start when there is more than one group
-        with lanes.request(), ThreadPoolExecutor(lanes.threads, "heedful-lane") as pool:
+        with lanes.request(), workers(lanes.threads, "heedful-lane") as pool:
             while window := list(_window(texts, ahead)):
                 tasks = [request.tasks(text) for text in window]
                 pieces = [task for each in tasks for task in each if task.piece.text]
