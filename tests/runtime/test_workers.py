@@ -42,7 +42,12 @@ def test_who_closes_it_waits_for_nobody(gate: threading.Event) -> None:
     """
     begun: list[Future[Any]] = []
     started = threading.Event()
-    given_up = squares(begun, lambda: (started.set(), gate.wait()))
+
+    def last() -> None:
+        started.set()
+        gate.wait()
+
+    given_up = squares(begun, last)
     assert next(given_up) == 4
     assert started.wait(20)
     closing = threading.Thread(target=given_up.close)  # type: ignore[attr-defined]
