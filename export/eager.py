@@ -25,7 +25,7 @@ class EagerDecoder:
         self.memory = memory
         self.lengths = lengths
         self.caches: dict[int, list[KeyValue | State]] = {}
-        self.spare = 64  # what Decoder.spare is
+        self.spare = 64  # any number will do: slots that nobody sees change no more than last bits
 
     def release(self, row: int) -> None:
         self.caches.pop(row, None)

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def workers(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
-    """`count` threads, called `name`, for as long as a generator runs; what was begun is waited for at its end.
+    """`count` threads, called `name`, for as long as a generator runs.
+
+    What was begun is waited for at its end; where an error ends it, what was not begun is dropped.
 
     A generator that is closed before its end waits for nobody. Python closes one that nobody takes further when it
     collects garbage, in any thread, even one that is just being started and holds locks that another needs to end.
@@ -15,11 +17,7 @@ def workers(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
     pool = ThreadPoolExecutor(count, name)
     try:
         yield pool
-    except GeneratorExit:
-        pool.shutdown(wait=False, cancel_futures=True)
+    except BaseException as error:
+        pool.shutdown(wait=not isinstance(error, GeneratorExit), cancel_futures=True)
         raise
-    except BaseException:
-        pool.shutdown()
-        raise
-    else:
-        pool.shutdown()
+    pool.shutdown()

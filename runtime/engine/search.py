@@ -234,6 +234,9 @@ class Beam:
         self.width = width
         self.length_penalty = length_penalty
         self.patience = patience
+        # whether the number of ended hypotheses alone decides when the search is over
+        self._counts = patience is not None and math.isfinite(patience)
+        self._enough = max(1, round(width * patience)) if patience is not None and self._counts else width
         self.live = [_Live()]
         self.finished: list[Hypothesis] = []
 
@@ -304,18 +307,14 @@ class Beam:
                 live.append(_Live([*self.live[parent].tokens, token], logprob, score))
                 step.parents.append(parent)
                 step.tokens.append(token)
-        self.finished = self.results()[: max(self.width, self._enough())]
+        self.finished = self.results()[: max(self.width, self._enough)]
         self.live = live
         return step if live and not self._over(length) else None
 
-    def _enough(self) -> int:
-        counts = self.patience is not None and math.isfinite(self.patience)
-        return max(1, round(self.width * self.patience)) if counts else self.width  # type: ignore[operator]
-
     def _over(self, length: int) -> bool:
-        if len(self.finished) < self._enough():
+        if len(self.finished) < self._enough:
             return False
-        if self.patience is not None and math.isfinite(self.patience):
+        if self._counts:
             return True
         # log-probabilities are negative: it is the longest that may rank highest, if length counts at all
         longest = self.patience is not None and self.length_penalty > 0

@@ -104,20 +104,16 @@ class Transcription:
         """The segments of all stretches in order, `batch` stretches being transcribed at a time."""
         with workers(self.options.batch, "heedful-stretch") as pool:
             ahead: deque[Future[list[Segment]]] = deque()
-            try:
-                for stretch in self._stretches():
-                    if not self.language:
-                        # the others need to know the language that this one is found to be in
-                        yield from self._segments(stretch)
-                        continue
-                    ahead.append(pool.submit(lambda mine: list(self._segments(mine)), stretch))
-                    if len(ahead) > 2 * self.options.batch:
-                        yield from ahead.popleft().result()
-                while ahead:
+            for stretch in self._stretches():
+                if not self.language:
+                    # the others need to know the language that this one is found to be in
+                    yield from self._segments(stretch)
+                    continue
+                ahead.append(pool.submit(lambda mine: list(self._segments(mine)), stretch))
+                if len(ahead) > 2 * self.options.batch:
                     yield from ahead.popleft().result()
-            finally:
-                for future in ahead:
-                    future.cancel()
+            while ahead:
+                yield from ahead.popleft().result()
 
     def _stretches(self) -> Iterator[_Stretch]:
         """The whole recording as one stretch, or each window of speech that the detector finds as one."""

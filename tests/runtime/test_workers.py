@@ -59,9 +59,15 @@ def test_who_closes_it_waits_for_nobody(gate: threading.Event) -> None:
 
 def test_what_was_begun_is_over_when_an_error_is_raised() -> None:
     begun: list[Future[Any]] = []
-    slow = threading.Event()
-    results = squares(begun, lambda: slow.wait(0.2), ValueError("no"))
+    started, slow = threading.Event(), threading.Event()
+
+    def last() -> bool:
+        started.set()
+        return slow.wait(0.2)
+
+    results = squares(begun, last, ValueError("no"))
     assert next(results) == 4
+    assert started.wait(20)
     with pytest.raises(ValueError, match="no"):
         next(results)
     assert begun[1].result(0) is False
