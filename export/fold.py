@@ -46,7 +46,7 @@ def fold_queries(model: ir.Model) -> None:
     Of every attention to `memory` in a decoder's graph, in place: (b, h, n, d) becomes (b, h * n, 1, d), grouped heads
     in the sense of Ainslie et al. 2023, where n is at most `FEW`; more queries are worth the copy.
     """
-    nodes = [node for node in model.graph if node.op_type == "Attention" and _is_memory(node.inputs[1])]
+    nodes = attention_to_memory(model)
     if not nodes:
         return
     first = model.graph[0]
@@ -99,5 +99,10 @@ def _shapes(model: ir.Model, attention: ir.Node) -> tuple[ir.Value, ir.Value, ir
     return there.outputs[0], back.outputs[0], repeated.outputs[0], nodes
 
 
-def _is_memory(value: ir.Value | None) -> bool:
-    return value is not None and (value.name or "").startswith("memory.")
+def attention_to_memory(model: ir.Model) -> list[ir.Node]:
+    """The nodes of cross-attention in a decoder's graph."""
+
+    def is_memory(value: ir.Value | None) -> bool:
+        return value is not None and (value.name or "").startswith("memory.")
+
+    return [node for node in model.graph if node.op_type == "Attention" and is_memory(node.inputs[1])]

@@ -31,13 +31,13 @@ def quantize_attention(model: ir.Model, pattern: str = "") -> None:
     """
     for node in [node for node in model.graph if node.op_type == "MultiHeadAttention"]:
         if len(node.inputs) == 3 and re.search(pattern, node.name or ""):
-            new = _Nodes(model)
+            new = IntegerNodes(model)
             result = _attention(new, node)
             ir.convenience.replace_nodes_and_values(model.graph, node, [node], new.made, [node.outputs[0]], [result])
 
 
-class _Nodes(Nodes):
-    """Those that attention takes."""
+class IntegerNodes(Nodes):
+    """Those that attention in integers takes."""
 
     def apart(self, value: ir.Value, axis: int, count: int) -> list[ir.Value]:
         """`value` cut into `count` parts of size 1 along `axis`."""
@@ -66,14 +66,13 @@ class _Nodes(Nodes):
         return self("QuantizeLinear", self("Div", value, unit), self.number(1.0), zero), unit
 
 
-def _attention(new: _Nodes, node: ir.Node) -> ir.Value:
+def _attention(new: IntegerNodes, node: ir.Node) -> ir.Value:
     """What `node` computes of queries, keys and values (b, n, h * d): (b, n, h * d)."""
     heads = node.attributes["num_heads"].as_int()
     split = new.integers(0, 0, heads, -1)
     centred = new("Sub", node.inputs[1], new.mean(node.inputs[1]))
-    query, key, value = (
-        new("Reshape", each, split) for each in (node.inputs[0], centred, node.inputs[2])
-    )  # (b, n, h, d)
+    # (b, n, h, d)
+    query, key, value = (new("Reshape", each, split) for each in (node.inputs[0], centred, node.inputs[2]))
     queries, query_unit = new.quantized(query, new.integers(0, 1, 3), new.unsigned(64), 63)
     query_unit = new("Mul", query_unit, new.number(node.attributes["scale"].as_float()))
     keys, key_unit = new.quantized(key, new.integers(3), new.signed(0), 127)
@@ -94,7 +93,7 @@ def _attention(new: _Nodes, node: ir.Node) -> ir.Value:
 
 
 def _head(
-    new: _Nodes,
+    new: IntegerNodes,
     query_unit: ir.Value,
     queries: ir.Value,
     keys: ir.Value,

@@ -21,7 +21,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from heedful.export.constants import Nodes, constant
+from heedful.export.constants import constant
+from heedful.export.fold import attention_to_memory
+from heedful.export.integer_attention import IntegerNodes
 
 # a block of keys should fit in the cache nearest to the core, and its columns in whole vectors
 _WIDEST = 320
@@ -34,9 +36,10 @@ def quantize_remembered(model: ir.Model, pattern: str = "") -> None:
     """Make the encoder `model` hand over its keys and values in 8 bits, in place."""
     outputs = {str(value.name): value for value in model.graph.outputs}
     for layer in range(_layers(outputs)):
-        new = Nodes(model)
+        new = IntegerNodes(model)
         key, value = (outputs[f"memory.{layer}.{part}"] for part in ("key", "value"))
-        found = dict(zip(_PARTS, (*_keys(new, key), *_values(new, value)), strict=True))
+        values = new.quantized(value, new.integers(2), new.signed(0), 64)
+        found = dict(zip(_PARTS, (*_keys(new, key), *values), strict=True))
         model.graph.extend(new.made)
         for old in (key, value):
             old.name = f"{old.name}.float"
@@ -47,62 +50,52 @@ def quantize_remembered(model: ir.Model, pattern: str = "") -> None:
             model.graph.outputs.append(made)
 
 
-def _keys(new: Nodes, key: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+def _keys(new: IntegerNodes, key: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
     _, heads, frames, width = _sizes(key)
     # a product, because the operator for a mean over frames takes several times as long
-    mean = new("MatMul", _number(new, np.full((1, frames), 1 / frames, np.float32), f"mean.{frames}"), key)
-    centred = new("Sub", key, mean)
+    shares = constant(new.model, f"memory.mean.{frames}", np.full((1, frames), 1 / frames, np.float32))
+    centred = new("Sub", key, new("MatMul", shares, key))
     largest = new("ReduceMax", new("Abs", centred), new.integers(-1), keepdims=1)
-    scale = new("Mul", largest, _number(new, np.float32(1 / 127), "unit.127"))  # (b, h, f, 1)
+    scale = new("Mul", largest, new.number(1 / 127))  # (b, h, f, 1)
     rounded = new("QuantizeLinear", centred, scale, axis=-1, block_size=width, output_dtype=ir.DataType.INT8)
     blocked = new("Reshape", rounded, new.integers(0, heads, 1, -1, _block(frames), width))
     keys = new("Transpose", blocked, perm=[0, 1, 2, 3, 5, 4])
     row = new.integers(0, heads, 1, frames)
     scales = new("Reshape", scale, row)
-    ones = _number(new, np.ones((1, width), np.uint8), f"ones.{width}")
+    ones = constant(new.model, f"memory.ones.{width}", np.ones((1, width), np.uint8))
     sums = new("Cast", new("Reshape", new("MatMulInteger", ones, keys), row), to=ir.DataType.FLOAT)
-    return keys, scales, new("Mul", new("Mul", sums, _number(new, np.float32(_ZERO), "zero")), scales)
-
-
-def _values(new: Nodes, value: ir.Value) -> tuple[ir.Value, ir.Value]:
-    largest = new("ReduceMax", new("Abs", value), new.integers(2), keepdims=1)
-    # what is zero throughout is divided too
-    least = _number(new, np.float32(1e-12), "least")
-    scale = new("Max", new("Mul", largest, _number(new, np.float32(1 / 64), "unit.64")), least)
-    one, none = _number(new, np.float32(1), "one"), _number(new, np.int8(0), "none")
-    return new("QuantizeLinear", new("Div", value, scale), one, none), scale
+    return keys, scales, new("Mul", new("Mul", sums, new.number(float(_ZERO))), scales)
 
 
 def attend_in_integers(model: ir.Model, pattern: str = "") -> None:
     """Make the decoder `model` attend to what `quantize_remembered` hands over, in place."""
-    nodes = [node for node in model.graph if node.op_type == "Attention" and _is_memory(node.inputs[1])]
     zeros: ir.Value | None = None
-    for node in nodes:
+    for node in attention_to_memory(model):
         query, key, value = node.inputs[:3]
         assert query is not None
         assert key is not None
         assert value is not None
         assert node.attributes["scale"].as_float() == 1.0, "export/fold.py takes the scales into the queries"
-        new = Nodes(model)
+        new = IntegerNodes(model)
         if zeros is None:
             like = new("ReduceMax", query, new.integers(-1), keepdims=1)
-            zeros = new("Expand", _number(new, np.uint8(_ZERO), "query.zero"), new("Shape", like))
+            zeros = new("Expand", new.unsigned(_ZERO), new("Shape", like))
         result = _attention(new, query, zeros, _take_in(model, key, value))
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], new.made, [node.outputs[0]], [result])
 
 
-def _attention(new: Nodes, query: ir.Value, zeros: ir.Value, memory: Mapping[str, ir.Value]) -> ir.Value:
+def _attention(new: IntegerNodes, query: ir.Value, zeros: ir.Value, memory: Mapping[str, ir.Value]) -> ir.Value:
     """softmax(Q K^T) V of `query` (b, h, n, d): (b, h, n, d)."""
     width, frames = _sizes(query)[3], _sizes(memory["value"])[2]
     largest = new("ReduceMax", new("Abs", query), new.integers(-1), keepdims=1)
-    scale = new("Mul", largest, _number(new, np.float32(1 / (_ZERO - 1)), "unit.query"))  # (b, h, n, 1)
+    scale = new("Mul", largest, new.number(1 / (_ZERO - 1)))  # (b, h, n, 1)
     rounded = new("QuantizeLinear", query, scale, zeros, axis=-1, block_size=width)
     alone = new("Reshape", rounded, new.integers(0, 0, 0, 1, 1, width))
     product = new("Reshape", new("MatMulInteger", alone, memory["key"]), new.integers(0, 0, 0, frames))
     real = new("Mul", new("Cast", product, to=ir.DataType.FLOAT), memory["key_scale"])
     weights = new("Softmax", new("Mul", new("Sub", real, memory["key_offset"]), scale), axis=-1)  # (b, h, n, f)
     top = new("ReduceMax", weights, new.integers(-1), keepdims=1)
-    unit = new("Mul", top, _number(new, np.float32(1 / 255), "unit.255"))
+    unit = new("Mul", top, new.number(1 / 255))
     shares = new("QuantizeLinear", weights, unit, axis=-1, block_size=frames, output_dtype=ir.DataType.UINT8)
     mixed = new("Cast", new("MatMulInteger", shares, memory["value"]), to=ir.DataType.FLOAT)
     return new("Mul", new("Mul", mixed, memory["value_scale"]), unit)
@@ -117,7 +110,7 @@ def restore_memory(model: ir.Model, pattern: str = "") -> None:
     for layer in range(_layers(inputs)):
         key, value = (inputs[f"memory.{layer}.{part}"] for part in ("key", "value"))
         _, heads, frames, width = _sizes(key)
-        new = Nodes(model)
+        new = IntegerNodes(model)
         memory = _take_in(model, key, value)
         codes = new("Transpose", new("Cast", memory["key"], to=ir.DataType.FLOAT), perm=[0, 1, 2, 3, 5, 4])
         scales = new("Reshape", memory["key_scale"], new.integers(0, heads, frames, 1))
@@ -177,11 +170,3 @@ def _sizes(value: ir.Value) -> tuple[int | ir.SymbolicDim, int, int, int]:
     assert value.shape is not None
     batch, heads, frames, width = value.shape
     return batch, heads, frames, width  # type: ignore[return-value]
-
-
-def _number(new: Nodes, number: np.generic | NDArray[np.generic], name: str) -> ir.Value:
-    return constant(new.model, f"memory.{name}", np.asarray(number))
-
-
-def _is_memory(value: ir.Value | None) -> bool:
-    return value is not None and (value.name or "").startswith("memory.")

@@ -124,17 +124,21 @@ def test_each_precision_allows_its_own_share(
     assert found == passes
 
 
+def change_logits(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any]) -> None:
+    """Have every decoder hand over its logits with this `change`."""
+    steps = Decoder.step
+
+    def changed(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, Any]:
+        return {row: change(logits) for row, logits in steps(decoder, feeds).items()}
+
+    monkeypatch.setattr(Decoder, "step", changed)
+
+
 def test_the_figure_is_the_difference_that_was_made(
     model: Whisper, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All logits too large by a hundredth: that is a hundredth of their root mean square, and of the largest."""
-    steps = Decoder.step
-
-    def louder(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, Any]:
-        found: dict[int, Any] = steps(decoder, feeds)
-        return {row: logits * np.float32(1.01) for row, logits in found.items()}
-
-    monkeypatch.setattr(Decoder, "step", louder)
+    change_logits(monkeypatch, lambda logits: logits * np.float32(1.01))
     found = certify(whisper.subject(model, bundle), "fp16")
     assert found["differences"]["logits"] == pytest.approx({"rms": 0.01, "largest": 0.01}, rel=0.01)
     assert found["agreement"] == 1
@@ -144,13 +148,7 @@ def test_what_all_logits_have_in_common_is_no_difference(
     model: Whisper, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No probability depends on it."""
-    steps = Decoder.step
-
-    def raised(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, Any]:
-        found: dict[int, Any] = steps(decoder, feeds)
-        return {row: logits + np.float32(5) for row, logits in found.items()}
-
-    monkeypatch.setattr(Decoder, "step", raised)
+    change_logits(monkeypatch, lambda logits: logits + np.float32(5))
     assert certify(whisper.subject(model, bundle), "fp32")["differences"]["logits"]["rms"] < 1e-4
 
 
