@@ -99,9 +99,9 @@ def measured(transcriber: Transcriber, audio: str) -> tuple[float, float]:
     feed, taken = job.start(), []
     while feed is not None:
         begin = time.perf_counter()
-        logits = decoder.step({0: feed})[0]
+        scores = decoder.step({0: feed})[0]
         taken.append(time.perf_counter() - begin)
-        feed = job.advance(logits, decoder.spare)
+        feed = job.advance(scores, decoder.spare)
     return encoding, median(taken[1:])
 
 

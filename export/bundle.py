@@ -18,7 +18,7 @@ from heedful.export.flash import use_flash
 from heedful.export.fold import drop_zeros, fold_queries, fold_scales
 from heedful.export.integer import find_scales
 from heedful.export.plan import quantize
-from heedful.export.rank import rank_logits
+from heedful.export.rank import rank_logits, sum_logits
 from heedful.export.shortlist import FILE as SHORTLIST
 from heedful.export.shortlist import Shortlist, shorten
 from heedful.export.smooth import smooth
@@ -137,6 +137,8 @@ def _stored(
     short, sources = shorten(decoder) if shortlist is not None else (None, {})
     if ranked:
         rank_logits(decoder, rows)
+    else:
+        sum_logits(decoder)
     if shortlist is None or short is None:
         return store(graphs, folder)
     rank_logits(short, rows)

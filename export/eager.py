@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from heedful.models.cache import KeyValue, State
 from heedful.models.text import TokenDecoder
-from heedful.runtime.engine.decoder import Feed
+from heedful.runtime.engine.decoder import All, Feed
 
 
 class EagerDecoder:
@@ -31,18 +29,18 @@ class EagerDecoder:
         self.caches.pop(row, None)
 
     @torch.no_grad()
-    def step(self, feeds: Mapping[int, Feed]) -> dict[int, NDArray[np.float32]]:
+    def step(self, feeds: Mapping[int, Feed]) -> dict[int, All]:
         return {row: self._step(row, feed) for row, feed in feeds.items()}
 
-    def _step(self, row: int, feed: Feed) -> NDArray[np.float32]:
+    def _step(self, row: int, feed: Feed) -> All:
         end = None if self.lengths is None else self.lengths[row]
         memory = [KeyValue(*(part[row : row + 1, :, :end] for part in layer)) for layer in self.memory]
         past = self._room(row, feed)
         tokens, positions = torch.as_tensor(feed.tokens)[None], torch.as_tensor(feed.positions)[None]
         mask, at = torch.as_tensor(feed.mask)[None, None], torch.tensor([feed.at])
         hidden, self.caches[row], _ = self.decoder(tokens, positions, mask, memory, cache=past, at=at)
-        logits: NDArray[np.float32] = self.decoder.logits(hidden[0, torch.as_tensor(feed.select)]).numpy()
-        return logits
+        logits = self.decoder.logits(hidden[0, torch.as_tensor(feed.select)])
+        return All(logits.numpy(), logits.logsumexp(dim=-1).numpy())
 
     def _room(self, row: int, feed: Feed) -> list[KeyValue | State]:
         """The caches of `row`, of exactly as many slots as `feed` needs."""

@@ -1,7 +1,8 @@
-"""A decoder that hands over only what search looks at: the largest logits and the sum that makes them probabilities.
+"""A decoder that hands over what search looks at: the largest logits, and the sum that makes logits probabilities.
 
-A vocabulary of 60,000 logits for each of 32 rows is 8 MB a step that need not leave the graph. The largest are sought
-in blocks: they lie in the blocks whose own largest are largest, so only those few are sorted.
+onnxruntime sums up a vocabulary of exponentials in a third of the time that numpy takes, forty of them in a tenth. A
+vocabulary of 60,000 logits for each of 32 rows is 8 MB a step that need not leave the graph. The largest are sought in
+blocks: they lie in the blocks whose own largest are largest, so only those few are sorted.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,13 +32,24 @@ class _Ranked(NamedTuple):
 _KINDS = (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.FLOAT)
 
 
+def sum_logits(model: ir.Model) -> None:
+    """Give the decoder `model`, in place, an output `total` (m,) float32: log(sum(exp(logits))) of each row."""
+    nodes = Nodes(model)
+    logits = next(value for value in model.graph.outputs if value.name == "logits")
+    total = _total(nodes, logits, nodes("ReduceMax", logits, nodes.integers(-1), keepdims=1))
+    count = logits.shape[0] if logits.shape is not None else None
+    total.name, total.type, total.shape = "total", ir.TensorType(ir.DataType.FLOAT), ir.Shape([count])
+    model.graph.extend(nodes.made)
+    model.graph.outputs.append(total)
+
+
 def rank_logits(model: ir.Model, rows: int | None = None) -> None:
     """Give the decoder `model`, in place, an input `best` (1,) int64, how many logits of each row are wanted.
 
     Its outputs, beside `logits` (m, vocabulary): `best_logits` (m, best) float32 in falling order, their `best_tokens`
-    (m, best) int64, and `total` (m,) float32, log(sum(exp(logits))). If `best` is 0 these are empty, otherwise `logits`
-    is, since onnxruntime computes what nobody asks for too. Rows are ranked `rows` at a time, if given: so many that
-    their logits stay in a core's cache.
+    (m, best) int64, and `total` (m,) float32, log(sum(exp(logits))). If `best` is 0 the first two are empty, otherwise
+    `logits` is, since onnxruntime computes what nobody asks for too. Rows are ranked `rows` at a time, if given: so
+    many that their logits stay in a core's cache.
     """
     graph = model.graph
     logits = next(value for value in graph.outputs if value.name == "logits")
@@ -62,7 +74,10 @@ def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, rows: int | None)
     start = outer.integers(0)
     ranked = _rank(some, _again(some, logits), best) if rows is None else _by_rows(some, logits, best, rows)
     then = [some("Slice", _product(logits)[0], start, start, start), *ranked]
-    otherwise = [everything("Identity", _again(everything, logits)), *_empty(everything, everything.integers(0, 0))]
+    whole = everything("Identity", _again(everything, logits))
+    whole.shape, whole.type = logits.shape, logits.type
+    total = _total(everything, whole, everything("ReduceMax", whole, everything.integers(-1), keepdims=1))
+    otherwise = [whole, *_empty(everything, everything.integers(0, 0))._replace(total=total)]
     branches = [
         ir.AttrGraph("then_branch", _body("some", [], then, some)),
         ir.AttrGraph("else_branch", _body("all", [], otherwise, everything)),
@@ -137,10 +152,14 @@ def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> _Ranked:
     vocabulary = None if logits.shape is None else logits.shape[1]
     size = _block(vocabulary) if isinstance(vocabulary, int) else None
     largest, tokens = _top(nodes, logits, best) if size is None else _in_blocks(nodes, logits, best, size)
+    return _Ranked(largest, tokens, _total(nodes, logits, nodes("Gather", largest, nodes.integers(0), axis=1)))
+
+
+def _total(nodes: Nodes, logits: ir.Value, highest: ir.Value) -> ir.Value:
+    """log(sum(exp(logits))) (m,), where the `highest` (m, 1) of each row is known."""
     last = nodes.integers(-1)
-    highest = nodes("Gather", largest, nodes.integers(0), axis=1)
-    summed = nodes("ReduceSum", nodes("Exp", nodes("Sub", logits, highest)), last, keepdims=1)
-    return _Ranked(largest, tokens, nodes("Squeeze", nodes("Add", nodes("Log", summed), highest), last))
+    normalised = nodes("LogSoftmax", logits, axis=-1)
+    return nodes("Squeeze", nodes("Sub", highest, nodes("ReduceMax", normalised, last, keepdims=1)), last)
 
 
 def _block(vocabulary: int) -> int | None:

@@ -11,8 +11,8 @@ from heedful.runtime.errors import BundleError
 from heedful.runtime.home import home, listed, locate
 
 MANIFEST = "bundle.json"
-VERSION = 2
-"""Of the manifest's layout: raised whenever it changes."""
+VERSION = 3
+"""Of the manifest's layout and of what graphs take and give: raised whenever they change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,12 +47,40 @@ class Best(NamedTuple):
     tokens: NDArray[np.int64]
     total: NDArray[np.float32]
 
-    def part(self, start: int, end: int) -> "Best":
-        return Best(self.logits[start:end], self.tokens[start:end], self.total[start:end])
+    def part(self, rows: slice) -> "Best":
+        """What is said of these rows, where it lies."""
+        return Best(self.logits[rows], self.tokens[rows], self.total[rows])
+
+    def copy(self) -> "Best":
+        """The same in memory of its own."""
+        return Best(self.logits.copy(), self.tokens.copy(), self.total.copy())
 
 
-Scores = NDArray[np.float32] | Best
-"""What is known of the next token: logits (m, vocabulary), or the best of them."""
+class All(NamedTuple):
+    """All logits (m, vocabulary) and log(sum(exp(logits))) (m,), float32."""
+
+    logits: NDArray[np.float32]
+    total: NDArray[np.float32]
+
+    def part(self, rows: slice) -> "All":
+        """What is said of these rows, where it lies."""
+        return All(self.logits[rows], self.total[rows])
+
+    def copy(self) -> "All":
+        """The same in memory of its own."""
+        return All(self.logits.copy(), self.total.copy())
+
+
+Scores = All | Best
+"""What is known of the next token."""
+
+
+class _Kind(NamedTuple):
+    """What must be alike in rows that are stepped together: one new token or more, `FEW` or more, ranked or not."""
+
+    several: bool
+    many: bool
+    ranked: bool
 
 
 class Decoder:
@@ -69,6 +97,7 @@ class Decoder:
         self.ranks, self.measures = "best" in names, "frames" in names
         self.inputs = Inputs(self.binding, names, device)
         self.outputs: dict[str, NDArray[Any]] = {}  # bound beside the caches
+        self._room: dict[_Kind, dict[str, NDArray[Any]]] = {}  # what was bound last for steps of each kind
 
     @property
     def choices(self) -> int:
@@ -88,17 +117,17 @@ class Decoder:
     def step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
         """Write the new tokens of some rows into their caches; the other rows stay as they are.
 
-        Returns the wanted logits (len(select), vocabulary), float32, of each row fed, or the best of them. One new
-        token, a few and many are fed apart: onnxruntime adds up their scores in different orders, so that padding a row
-        to the width of its neighbours would change its last bits.
+        Returns the wanted logits (len(select), vocabulary) of each row fed, or the best of them, in memory that later
+        steps may write to. One new token, a few and many are fed apart: onnxruntime adds up their scores in different
+        orders, so that padding a row to the width of its neighbours would change its last bits.
         """
-        kinds: dict[tuple[bool, bool, bool], dict[int, Feed]] = {}
+        kinds: dict[_Kind, dict[int, Feed]] = {}
         for row, feed in feeds.items():
             new = len(feed.tokens)
-            kinds.setdefault((new > 1, new > FEW, feed.best > 0 and self.ranks), {})[row] = feed
-        return {row: scores for kind in kinds.values() for row, scores in self._step(kind).items()}
+            kinds.setdefault(_Kind(new > 1, new > FEW, feed.best > 0 and self.ranks), {})[row] = feed
+        return {row: scores for kind, alike in kinds.items() for row, scores in self._step(kind, alike).items()}
 
-    def _step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
+    def _step(self, kind: _Kind, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
         width = max(len(feed.tokens) for feed in feeds.values())
         rows = self.buffers
         for row, feed in feeds.items():
@@ -108,10 +137,9 @@ class Decoder:
         rows.reserve(max(rows.used) + width)
         places = rows.gather(list(feeds))
         ends = self._write(feeds, places, width)
-        best = min(max(feed.best for feed in feeds.values()), self.choices) if self.ranks else 0
-        found = self._found(self._run(places, ends[-1], best))
-        cut = found.part if isinstance(found, Best) else lambda start, end: found[start:end]
-        return {row: cut(*ends[i : i + 2]) for i, row in enumerate(feeds)}
+        best = min(max(feed.best for feed in feeds.values()), self.choices) if kind.ranked else 0
+        found = self._found(self._run(kind, places, ends[-1], best))
+        return {row: found.part(slice(*ends[i : i + 2])) for i, row in enumerate(feeds)}
 
     def _write(self, feeds: Mapping[int, Feed], places: range, width: int) -> list[int]:
         """Write the inputs of a step; returns where the wanted logits of each row begin, and the end of the last."""
@@ -145,27 +173,30 @@ class Decoder:
         """What the caches hold of `row` is no longer needed."""
         self.buffers.used[row] = 0
 
-    def _run(self, places: range, count: int, best: int) -> Scores:
+    def _run(self, kind: _Kind, places: range, count: int, best: int) -> Scores:
         self.inputs.new("best", (1,), best)
-        self._prepare(count, best)
+        outputs = self._prepare(kind, count, best)
         self.buffers.bind(self.binding, places)
         self.inputs.bind()
         self.session.run_with_iobinding(self.binding, _OPTIONS)
-        # these stay where they are for the next step to be written to
-        return Best(*(array.copy() for array in self.outputs.values())) if best else self.outputs["logits"]
+        return Best(*outputs.values()) if best else All(*outputs.values())
 
-    def _prepare(self, count: int, best: int) -> None:
-        """Bind room for `count` wanted logits, or the `best` of each."""
-        ranked = {"best_logits": ((count, best), np.float32), "best_tokens": ((count, best), np.int64)}
+    def _prepare(self, kind: _Kind, count: int, best: int) -> dict[str, NDArray[Any]]:
+        """Bind room for `count` wanted logits, or the `best` of each, in which it stays from step to step."""
         wanted: dict[str, tuple[tuple[int, ...], DTypeLike]] = (
-            {**ranked, "total": ((count,), np.float32)} if best else {"logits": ((count, self.choices), np.float32)}
-        )
-        if self.outputs.keys() != wanted.keys():
+            {"best_logits": ((count, best), np.float32), "best_tokens": ((count, best), np.int64)}
+            if best
+            else {"logits": ((count, self.choices), np.float32)}
+        ) | {"total": ((count,), np.float32)}
+        room = self._room.get(kind)
+        if room is None or any(room[name].shape != shape for name, (shape, _) in wanted.items()):
+            room = self._room[kind] = {name: np.empty(shape, dtype) for name, (shape, dtype) in wanted.items()}
+        if self.outputs.keys() != room.keys():
             # an output that is not asked for this time would be written to where it was bound last
             self.binding.clear_binding_outputs()
             self.buffers.bound = range(0)
-            self.outputs = {}
-        for name, (shape, dtype) in wanted.items():
-            if not best or name not in self.outputs or self.outputs[name].shape != shape:
-                array = self.outputs[name] = np.empty(shape, dtype)
-                self.binding.bind_output(name, "cpu", 0, array.dtype, shape, array.ctypes.data)
+        if self.outputs is not room:
+            for name, array in room.items():
+                self.binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            self.outputs = room
+        return room

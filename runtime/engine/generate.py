@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.runtime.engine.decoder import Best, Feed, Scores
+from heedful.runtime.engine.decoder import Feed, Scores
 from heedful.runtime.engine.search import Search
 from heedful.runtime.engine.slots import Slots
 
@@ -20,7 +20,9 @@ class Stepper(Protocol):
         """How many slots of a row nobody may see any more before the others are moved together."""
 
     def step(self, feeds: Mapping[int, Feed]) -> Mapping[int, Scores]:
-        """Logits (len(select), vocabulary) of each row fed, or the best of them where that is enough."""
+        """Logits (len(select), vocabulary) of each row fed, or the best of them where that is enough, in memory that
+        the next step may write to.
+        """
 
     def release(self, row: int) -> None:
         """What the caches hold of `row` is no longer needed."""
@@ -56,8 +58,9 @@ class Job:
         """What to feed after `scores`, with less than `spare` slots that nobody sees; None when the job is done."""
         if not self.first_token:
             self.first_token = time.perf_counter()
-            if not isinstance(scores, Best):
-                self.prompt_logits, scores = scores[:-1].copy(), scores[-1:]
+            if self.watch:
+                self.prompt_logits = scores.logits[:-1].copy()
+            scores = scores.part(slice(-1, None))
         step = self.search.advance(scores)
         if step is None:
             return None
@@ -88,7 +91,8 @@ class Running:
             self.jobs[job.row] = job
             prompts.setdefault(len(job.prompt), {})[job.row] = job.start()
         for feeds in prompts.values():
-            self.scores.update(self.decoder.step(feeds))
+            waiting = {row: scores.copy() for row, scores in self.scores.items()}
+            self.scores = {**waiting, **self.decoder.step(feeds)}
 
     def step(self) -> None:
         """One token more for every job; those that are over, or whose search fails, leave."""

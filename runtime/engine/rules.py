@@ -1,23 +1,25 @@
-"""Rules of generation: pure functions that rule tokens out by setting their logits to minus infinity.
+"""Rules of generation: which tokens must not come next.
 
-A rule is called with the logits (vocabulary,) of one hypothesis, float32, which it may change in place, and the tokens
-generated so far, the prompt left out. It must not depend on a constant added to all logits.
+A rule is called with the logits (vocabulary,) of one hypothesis, float32, those of tokens that other rules ruled out at
+minus infinity, and the tokens generated so far, the prompt left out. It must not depend on a constant added to all
+logits.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float32]
+Tokens = NDArray[np.int64] | slice
 
 
 class Rule(Protocol):
-    """Rules tokens out of `logits` in place, given the tokens `generated` so far."""
+    """Tokens that must not follow those `generated` so far, in parts, none of which holds a token twice."""
 
-    def __call__(self, logits: Logits, generated: Sequence[int]) -> None: ...
+    def __call__(self, logits: Logits, generated: Sequence[int]) -> Iterable[Tokens]: ...
 
 
 class Ban(ABC):
@@ -27,26 +29,26 @@ class Ban(ABC):
     def banned(self, generated: Sequence[int]) -> Sequence[int]:
         """The tokens that must not come after those `generated` so far."""
 
-    def __call__(self, logits: Logits, generated: Sequence[int]) -> None:
-        banned = np.asarray(self.banned(generated), np.int64)
+    def __call__(self, logits: Logits, generated: Sequence[int]) -> Iterable[Tokens]:
+        banned = np.unique(np.asarray(self.banned(generated), np.int64))
         # a checkpoint may state tokens that the model does not have
-        logits[banned[banned < len(logits)]] = -np.inf
+        return [banned[banned < len(logits)]]
 
 
 class Suppress(Ban):
     """Tokens that never come; with `at_start`, tokens that never come first."""
 
     def __init__(self, tokens: Sequence[int], *, at_start: bool = False) -> None:
-        self.tokens = sorted(tokens)
+        self.tokens = sorted(set(tokens))
         self.at_start = at_start
         self._array = np.asarray(self.tokens, np.int64)
 
     def banned(self, generated: Sequence[int]) -> Sequence[int]:
         return () if self.at_start and generated else self.tokens
 
-    def __call__(self, logits: Logits, generated: Sequence[int]) -> None:
-        if not (self.at_start and generated):
-            logits[self._array[: self._array.searchsorted(len(logits))]] = -np.inf
+    def __call__(self, logits: Logits, generated: Sequence[int]) -> Iterable[Tokens]:
+        # what is banned in every step is not sorted anew in every step
+        return () if self.at_start and generated else [self._array[: self._array.searchsorted(len(logits))]]
 
 
 class NoRepeatNgram(Ban):
@@ -89,8 +91,8 @@ class NotBefore(Ban):
 
 
 class RepetitionPenalty:
-    """Tokens that came, in what is generated or `before` it, lose: positive logits are divided by `penalty`, negative
-    ones multiplied.
+    """Rules nothing out, but tokens that came, in what is generated or `before` it, lose: of their logits, which are
+    changed in place, positive ones are divided by `penalty`, negative ones multiplied.
 
     Source: Keskar et al. 2019, arXiv 1909.05858. Unlike the other rules this one looks at the logits' zero.
     """
@@ -99,7 +101,8 @@ class RepetitionPenalty:
         self.penalty = penalty
         self.before = list(before)
 
-    def __call__(self, logits: Logits, generated: Sequence[int]) -> None:
+    def __call__(self, logits: Logits, generated: Sequence[int]) -> Iterable[Tokens]:
         seen = np.unique(np.asarray([*self.before, *generated], dtype=np.int64))
         scores = logits[seen]
         logits[seen] = np.where(scores > 0, scores / self.penalty, scores * self.penalty)
+        return ()

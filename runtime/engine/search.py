@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.runtime.engine.decoder import Best, Scores
+from heedful.runtime.engine.decoder import All, Best, Scores
 from heedful.runtime.engine.rules import Ban, Logits, RepetitionPenalty, Rule
 
 
@@ -50,8 +50,8 @@ class Search(Protocol):
         """How many of each live hypothesis's best tokens are enough to choose from next; 0: all of them are needed."""
 
     def advance(self, scores: Scores) -> Step | None:
-        """Choose after logits (live hypotheses, vocabulary), float32, changed in place, or the best of them; None: the
-        search is over.
+        """Choose after what is known of the token that follows each live hypothesis, whose logits are changed in place;
+        None: the search is over.
         """
 
     def results(self) -> list[Hypothesis]:
@@ -86,9 +86,29 @@ class Limits:
         """Whether a rule changes probabilities, beside those that rule tokens out."""
         return any(isinstance(rule, RepetitionPenalty) for rule in self.rules)
 
+    def apply(self, logits: Logits, generated: Sequence[int], total: float) -> float:
+        """Have the rules rule on `logits` (vocabulary,), in place; log(sum(exp(logits))) afterwards, given the `total`
+        before.
+
+        Few are ruled out as a rule, so their part is taken away from the whole; where it is the greater part, the rest
+        is summed up.
+        """
+        lost = 0.0
+        for rule in self.rules:
+            for tokens in rule(logits, generated):
+                lost += float(np.exp(logits[tokens] - total).sum())
+                logits[tokens] = -np.inf
+        if self.penalised or lost > _MOST_LOST:
+            return float(log_sum_exp(logits))
+        return total + math.log1p(-lost)
+
     def banned(self, generated: Sequence[int]) -> set[int]:
         """The tokens that the rules rule out before they see any logits."""
         return {token for rule in self.rules if isinstance(rule, Ban) for token in rule.banned(generated)}
+
+
+# of the probability, up to which the rest is known as exactly as by a sum of its own
+_MOST_LOST = 0.5
 
 
 def log_sum_exp(logits: Logits) -> NDArray[np.float32]:
@@ -98,40 +118,34 @@ def log_sum_exp(logits: Logits) -> NDArray[np.float32]:
     return total
 
 
-def _log_sum(exponentials: Logits, shift: Logits, logits: Logits) -> NDArray[np.float32]:
-    """log(sum(exp(logits))) of each row, given the `exponentials` (m, n) of what the logits were, less `shift` (m,),
-    before some of them became -inf: half the time of computing them once more. `exponentials` are changed in place.
-    """
-    exponentials *= logits > -np.inf
-    totals: NDArray[np.float32] = exponentials.sum(axis=-1)
-    # nothing is left where what remains lies so far below what was ruled out that its exponentials vanished
-    return np.log(totals) + shift if totals.all() else log_sum_exp(logits)
-
-
 _BLOCK = 64
 
 
-def top(values: Logits, count: int) -> NDArray[np.intp]:
-    """Indices of the `count` largest of `values` (n,), largest first.
+def top(logits: Logits, offsets: Logits, count: int) -> NDArray[np.intp]:
+    """Indices of the `count` largest of logits (m, n) + offsets (m, 1), flattened, largest first.
 
     The `count` largest lie in the `count` blocks with the largest maxima, so only those are sorted: several times
-    faster than a partition of a whole vocabulary. A block is every n-th value, for maxima that vectorise.
+    faster than a partition of a whole vocabulary. A block is every n-th value of a row, for maxima that vectorise.
     """
-    stride = len(values) // _BLOCK
+    rows, width = logits.shape
+    stride = width // _BLOCK
     candidates: NDArray[np.intp]
-    if stride > 4 * count:
+    if rows * stride > 4 * count:
         whole = stride * _BLOCK
-        maxima = values[:whole].reshape(_BLOCK, stride).max(axis=0)
-        level = -np.partition(-maxima, count - 1)[count - 1]
-        near = np.flatnonzero(maxima >= level)[:, None] + np.arange(0, whole, stride)
-        candidates = np.concatenate([near.ravel(), np.arange(whole, len(values))])
+        maxima = logits[:, :whole].reshape(rows, _BLOCK, stride).max(axis=1) + offsets
+        level = -np.partition(-maxima, count - 1, axis=None)[count - 1]
+        row, place = (maxima >= level).nonzero()
+        near = (row * width + place)[:, None] + np.arange(0, whole, stride)
+        rest = np.arange(rows)[:, None] * width + np.arange(whole, width)
+        candidates = np.concatenate([near.ravel(), rest.ravel()])
     else:
-        candidates = np.arange(len(values))
+        candidates = np.arange(logits.size)
+    values = logits.ravel()[candidates] + offsets.ravel()[candidates // width]
     if len(candidates) > 2 * count:
-        level = -np.partition(-values[candidates], count - 1)[count - 1]
-        candidates = candidates[values[candidates] >= level]
+        near_top = values >= -np.partition(-values, count - 1)[count - 1]
+        candidates, values = candidates[near_top], values[near_top]
     # the index breaks ties, so that the result depends on the values alone
-    order = np.lexsort((candidates, -values[candidates]))
+    order = np.lexsort((candidates, -values))
     return candidates[order[:count]]
 
 
@@ -180,11 +194,11 @@ class Sample:
             ranked = zip(scores.tokens[row].tolist(), scores.logits[row].tolist(), strict=True)
             token, logit = next((token, logit) for token, logit in ranked if token not in banned)
             return token, logit - float(scores.total[row])
-        logits = scores[row]
-        for rule in self.limits.rules:
-            rule(logits, tokens)
+        # samples go on from one row at first, and each has its own rules
+        logits = scores.logits[row].copy() if len(self.live) > len(scores.logits) else scores.logits[row]
+        total = self.limits.apply(logits, tokens, float(scores.total[row]))
         token = self._choose(logits)
-        return token, float(logits[token] - log_sum_exp(logits))
+        return token, float(logits[token]) - total
 
     def advance(self, scores: Scores) -> Step | None:
         survivors: list[_Live] = []
@@ -263,26 +277,24 @@ class Beam:
                     found.append((one.score + logit - total, one.logprob + logit - total, parent, token))
         return found
 
-    def _all(self, logits: Logits) -> list[tuple[float, float, int, int]]:
+    def _all(self, scores: All) -> list[tuple[float, float, int, int]]:
         """Candidates among all tokens."""
-        highest = logits.max(axis=-1, keepdims=True)
-        exponentials = np.exp(logits - highest)
-        totals: NDArray[np.float32] = np.log(exponentials.sum(axis=-1)) + highest[:, 0]
+        logits, totals = scores
         if self.limits.penalised:
             logits -= totals[:, None]
             totals = np.zeros_like(totals)
-        for row, one in zip(logits, self.live, strict=True):
-            for rule in self.limits.rules:
-                rule(row, one.tokens)
-        allowed = totals if self.limits.penalised else _log_sum(exponentials, highest[:, 0], logits)
-        scores = np.array([one.score for one in self.live]) - totals
-        vocabulary = logits.shape[1]
-        best = top((logits + scores[:, None].astype(np.float32)).ravel(), 2 * self.width)
+        allowed = [
+            self.limits.apply(row, one.tokens, total)
+            for row, one, total in zip(logits, self.live, totals.tolist(), strict=True)
+        ]
+        offsets = np.array([one.score for one in self.live]) - totals
+        best = top(logits, offsets[:, None].astype(np.float32), 2 * self.width)
         found = []
-        for parent, token in zip((best // vocabulary).tolist(), (best % vocabulary).tolist(), strict=True):
+        for parent, token in zip(*(part.tolist() for part in divmod(best, logits.shape[1])), strict=True):
             logit = float(logits[parent, token])
-            logprob = self.live[parent].logprob + logit - float(allowed[parent])
-            found.append((float(scores[parent]) + logit, logprob, parent, token))
+            total = float(totals[parent]) if self.limits.penalised else allowed[parent]
+            logprob = self.live[parent].logprob + logit - total
+            found.append((float(offsets[parent]) + logit, logprob, parent, token))
         return found
 
     def _length(self) -> int:

@@ -4,12 +4,10 @@ Source: the reference implementation of Radford et al. 2022, arXiv 2212.04356.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from heedful.runtime.engine.rules import Logits
+from heedful.runtime.engine.rules import Logits, Tokens
 from heedful.runtime.engine.search import log_sum_exp
 
 
@@ -24,28 +22,29 @@ class TimestampRule:
         self.first = no_timestamps + 1
         self.latest_start = latest_start
 
-    def __call__(self, logits: Logits, generated: Sequence[int]) -> None:
-        first = self.first
-        logits[self.no_timestamps] = -np.inf
+    def __call__(self, logits: Logits, generated: Sequence[int]) -> Iterable[Tokens]:
+        first, size = self.first, len(logits)
         if not generated:
-            logits[:first] = -np.inf
-            logits[first + self.latest_start + 1 :] = -np.inf
-            return
+            return [slice(0, first), slice(first + self.latest_start + 1, size)]
+        text, stamp = self._earliest(generated, size)
+        # all that may come, those that other rules rule out left in
+        stamps, likeliest = logits[stamp:], logits[text : self.no_timestamps].max()
+        # a sum is at most the largest as often as there are numbers: in the middle of a text that says enough
+        bound = float(stamps.max()) + math.log(len(stamps)) if len(stamps) else -math.inf
+        if bound > likeliest and log_sum_exp(stamps) > likeliest:
+            text = self.no_timestamps
+        return [slice(0, text), slice(self.no_timestamps, stamp)]
+
+    def _earliest(self, generated: Sequence[int], size: int) -> tuple[int, int]:
+        """The first of the text tokens and the first of the timestamps that may come, `size` if none may."""
+        first = self.first
         stamped = generated[-1] >= first
         paired = len(generated) < 2 or generated[-2] >= first
         if stamped and paired:
-            logits[first:] = -np.inf
-        elif stamped:
-            logits[: self.end] = -np.inf
-        latest = next((token for token in reversed(generated) if token >= first), None)
-        if latest is not None:
-            # a segment may end where it began only if it is being closed
-            logits[first : latest if stamped and not paired else latest + 1] = -np.inf
-        stamps, likeliest = logits[first:], logits[:first].max()
-        # a sum is at most the largest as often as there are numbers: in the middle of a text that says enough
-        bound = float(stamps.max()) + math.log(len(stamps))
-        if bound > likeliest and log_sum_exp(stamps) > likeliest:
-            logits[:first] = -np.inf
+            return 0, size
+        latest = next((token for token in reversed(generated) if token >= first), first - 1)
+        # a segment may end where it began only if it is being closed
+        return (self.end, latest) if stamped else (0, latest + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.runtime.bundle import Bundle
-from heedful.runtime.engine.decoder import Best, Decoder, Feed, Scores
+from heedful.runtime.engine.decoder import All, Best, Decoder, Feed, Scores
 
 
 class Shortlist:
@@ -79,6 +79,6 @@ class ShortDecoder(Decoder):
     def _found(self, scores: Scores) -> Scores:
         if isinstance(scores, Best):
             return scores._replace(tokens=self.tokens[scores.tokens])
-        logits = np.full((len(scores), self.shape.vocabulary), -np.inf, np.float32)
-        logits[:, self.tokens] = scores
-        return logits
+        logits = np.full((len(scores.logits), self.shape.vocabulary), -np.inf, np.float32)
+        logits[:, self.tokens] = scores.logits
+        return All(logits, scores.total)

@@ -129,7 +129,7 @@ def change_logits(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any])
     steps = Decoder.step
 
     def changed(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, Any]:
-        return {row: change(logits) for row, logits in steps(decoder, feeds).items()}
+        return {row: each._replace(logits=change(each.logits)) for row, each in steps(decoder, feeds).items()}
 
     monkeypatch.setattr(Decoder, "step", changed)
 
@@ -161,9 +161,7 @@ def test_a_likeliest_token_that_changes_is_counted(
     def swapping(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
         found = steps(decoder, feeds)
         for row, feed in feeds.items():
-            logits = found[row]
-            assert isinstance(logits, np.ndarray)
-            for each in logits if feed.at % 3 == 0 else ():
+            for each in found[row].logits if feed.at % 3 == 0 else ():
                 second, first = np.argsort(each)[-2:]
                 each[[first, second]] = each[[second, first]]
         return found
@@ -182,7 +180,7 @@ def test_rows_that_disturb_one_another_fail(
 
     def mixing(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, Any]:
         found: dict[int, Any] = steps(decoder, feeds)
-        return found | {0: np.roll(found[3], 1, axis=1)} if len(found) == 4 else found
+        return found | {0: found[3]._replace(logits=np.roll(found[3].logits, 1, axis=1))} if len(found) == 4 else found
 
     monkeypatch.setattr(Decoder, "step", mixing)
     with pytest.raises(ExportError, match=r"tokens differ in .*'batch 4, prompt of 1, 1 beams'") as failed:

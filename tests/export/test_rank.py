@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from heedful.export.rank import rank_logits
+from heedful.export.rank import rank_logits, sum_logits
 
 Floats = NDArray[np.float32]
 RANKED = ["best_logits", "best_tokens", "total"]
@@ -49,25 +49,32 @@ def opened(model: ir.Model) -> ort.InferenceSession:
 
 
 def ranked(session: ort.InferenceSession, hidden: Floats, best: int) -> list[NDArray[Any]]:
-    """What is said of the best, and the logits themselves, each by a run that was asked for nothing else."""
+    """What is said of the best, and the logits themselves, each by a run that was asked for nothing else; both say what
+    their sum is.
+    """
     some, everything = (
         session.run([*RANKED, "logits"], {"hidden": hidden, "past": hidden, "best": np.array([count])})
         for count in (best, 0)
     )
-    assert [each.size for each in (some[3], *everything[:3])] == [0] * 4
+    assert [each.size for each in (some[3], *everything[:2])] == [0] * 3
+    np.testing.assert_allclose(everything[2], some[2], rtol=1e-6, atol=1e-6)
     return [*some[:3], everything[3]]
 
 
 def check(found: list[NDArray[Any]], best: int) -> None:
     values, tokens, total, logits = found
+    check_sum(total, logits)
     # the lower token comes first of two that are alike
     order = np.argsort(-logits.astype(np.float64), axis=1, kind="stable")[:, :best]
     np.testing.assert_array_equal(tokens, order)
     np.testing.assert_array_equal(values, np.take_along_axis(logits, order, 1))
+    assert [str(each.dtype) for each in (values, tokens, total)] == ["float32", "int64", "float32"]
+
+
+def check_sum(total: NDArray[Any], logits: NDArray[Any]) -> None:
     top = logits.max(axis=1).astype(np.float64)
     expected = np.log(np.exp(logits - top[:, None]).sum(axis=1, dtype=np.float64)) + top
     np.testing.assert_allclose(total, expected, rtol=1e-6, atol=1e-6)
-    assert [str(each.dtype) for each in (values, tokens, total)] == ["float32", "int64", "float32"]
 
 
 # primes, powers of two, and such as a real vocabulary
@@ -126,6 +133,19 @@ def test_tokens_that_are_ruled_out_come_last_and_count_for_nothing(allowed: int)
     found = ranked(opened(model), rng.uniform(0.1, 1, (3, WIDTH)).astype(np.float32), allowed)
     check(found, allowed)
     assert [sorted(row) for row in found[1].tolist()] == [sorted(left.tolist())] * 3
+
+
+@given(vocabulary=sizes, rows=st.integers(1, 9), shift=st.sampled_from([0, -1e4, 1e4]), seed=st.integers(0, 10**6))
+def test_logits_that_are_not_ranked_are_summed(vocabulary: int, rows: int, shift: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    hidden, weight = (rng.standard_normal((count, WIDTH), np.float32) for count in (rows, vocabulary))
+    hidden[:, 0], weight[:, 0] = 1, shift
+    model = decoder(weight)
+    sum_logits(model)
+    assert [value.name for value in model.graph.outputs] == ["logits", "present", "total"]
+    logits, total = opened(model).run(["logits", "total"], {"hidden": hidden, "past": hidden})
+    np.testing.assert_allclose(logits, hidden @ weight.T, rtol=1e-4, atol=1e-4)
+    check_sum(total, logits)
 
 
 def test_what_else_the_decoder_has_stays() -> None:

@@ -248,8 +248,8 @@ def check_bundle(student: Student, bundle: Path) -> None:
             for row in range(len(expected))
             if step < len(expected[row])
         }  # fmt: skip
-        for row, logits in decoder.step(feeds).items():
-            check(np.asarray(logits)[0], expected[row][step])
+        for row, scores in decoder.step(feeds).items():
+            check(scores.logits[0], expected[row][step])
 
 
 def test_a_seeded_model_says_what_it_should(student: Student) -> None:
@@ -303,7 +303,7 @@ def test_every_branch_in_the_cache_is_the_text_it_stands_for(student: Student) -
         found = decoder.step(feeds)
         if step % 9 == 1:
             for row, ids in enumerate(student.sources):
-                for logits, text in zip(found[row], texts[row], strict=True):
+                for logits, text in zip(found[row].logits, texts[row], strict=True):
                     check(logits, student.reference.logits(ids, text[1:])[-1])
     assert moved > 1
 

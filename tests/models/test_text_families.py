@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor, nn
@@ -303,14 +302,13 @@ class Ranked:
         self.decoder.release(row)
 
     def step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
-        return {row: best(np.asarray(scores), feeds[row].best) for row, scores in self.decoder.step(feeds).items()}
+        return {row: best(scores, feeds[row].best) for row, scores in self.decoder.step(feeds).items()}
 
 
-def best(logits: NDArray[np.float32], count: int) -> Best:
+def best(scores: Scores, count: int) -> Best:
     assert count > 0, "rules that look at logits would need all of them"
-    tokens = np.argsort(-logits, axis=1, kind="stable")[:, :count]
-    total = np.log(np.exp(logits.astype(np.float64)).sum(axis=1)).astype(np.float32)
-    return Best(np.take_along_axis(logits, tokens, 1), tokens, total)
+    tokens = np.argsort(-scores.logits, axis=1, kind="stable")[:, :count]
+    return Best(np.take_along_axis(scores.logits, tokens, 1), tokens, scores.total)
 
 
 Found = list[list[tuple[list[int], float]]]

@@ -56,7 +56,7 @@ def test_slots_of_other_hypotheses_between_its_own_change_nothing(model: Seq2Seq
     prompt = data.draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=4), label="prompt")
     count = len(prompt)
     feed = Feed(np.array(prompt), np.arange(count), 0, slots.prefill(count), np.arange(count))
-    assert_close(torch.as_tensor(decoder.step({0: feed})[0]), alone(model, prompt), rtol=1e-4, atol=1e-4)
+    assert_close(torch.as_tensor(decoder.step({0: feed})[0].logits), alone(model, prompt), rtol=1e-4, atol=1e-4)
     texts = [prompt]
     for _ in range(data.draw(st.integers(1, 10), label="steps")):
         parents = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=4), label="parents")
@@ -65,7 +65,7 @@ def test_slots_of_other_hypotheses_between_its_own_change_nothing(model: Seq2Seq
         at, positions = slots.used, np.full(len(texts), len(texts[0]) - 1)
         feed = Feed(np.array(tokens), positions, at, slots.step(parents), np.arange(len(texts)))
         expected = torch.stack([alone(model, text)[-1] for text in texts])
-        assert_close(torch.as_tensor(decoder.step({0: feed})[0]), expected, rtol=1e-4, atol=1e-4)
+        assert_close(torch.as_tensor(decoder.step({0: feed})[0].logits), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_order_matters(model: Seq2Seq) -> None:
@@ -119,7 +119,7 @@ def test_in_the_cache_as_well(blind: Seq2Seq) -> None:
     decoder.step({0: Feed(np.array([START]), zero, 0, slots.prefill(1), zero)})
     feed = Feed(np.array([5, 7]), np.ones(2, np.int64), 1, slots.step([0, 0]), np.arange(2))
     expected = torch.stack([alone(blind, [9, token])[-1] for token in (5, 7)])
-    assert_close(torch.as_tensor(decoder.step({0: feed})[0]), expected, rtol=1e-4, atol=1e-5)
+    assert_close(torch.as_tensor(decoder.step({0: feed})[0].logits), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_and_of_a_source_all_are(blind: Seq2Seq) -> None:

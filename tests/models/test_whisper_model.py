@@ -145,8 +145,8 @@ def test_every_branch_in_the_cache_is_the_text_it_stands_for(pair: Pair) -> None
     for row, prompt in enumerate(PROMPTS):
         count = len(prompt)
         feeds[row] = Feed(np.array(prompt), np.arange(count), 0, slots[row].prefill(count), np.arange(count))
-    for row, logits in decoder.step(feeds).items():
-        assert_close(torch.as_tensor(logits), uncached(row, PROMPTS[row]), rtol=1e-4, atol=1e-4)
+    for row, scores in decoder.step(feeds).items():
+        assert_close(torch.as_tensor(scores.logits), uncached(row, PROMPTS[row]), rtol=1e-4, atol=1e-4)
     for _ in range(6):
         feeds = {}
         for row in rng.permutation(len(PROMPTS))[:4].tolist():
@@ -155,9 +155,9 @@ def test_every_branch_in_the_cache_is_the_text_it_stands_for(pair: Pair) -> None
             tokens, positions = np.array([text[-1] for text in texts[row]]), np.array([len(texts[row][0]) - 1])
             at, count = slots[row].used, len(parents)
             feeds[row] = Feed(tokens, positions.repeat(count), at, slots[row].step(parents), np.arange(count))
-        for row, logits in decoder.step(feeds).items():
+        for row, scores in decoder.step(feeds).items():
             expected = torch.stack([uncached(row, text)[-1] for text in texts[row]])
-            assert_close(torch.as_tensor(logits), expected, rtol=1e-4, atol=1e-4)
+            assert_close(torch.as_tensor(scores.logits), expected, rtol=1e-4, atol=1e-4)
 
 
 Found = list[list[tuple[list[int], float]]]

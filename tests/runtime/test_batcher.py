@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heedful.runtime.engine.batcher import Batcher
-from heedful.runtime.engine.decoder import Decoder, Feed, Scores
+from heedful.runtime.engine.decoder import All, Decoder, Feed, Scores
 from heedful.runtime.engine.generate import Job, generate
-from heedful.runtime.engine.rules import Logits
 from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search
 from heedful.runtime.errors import BusyError
 
@@ -32,7 +31,7 @@ class Reader:
         self.written: dict[int, list[int]] = {}
         self.fed: list[list[int]] = []
 
-    def step(self, feeds: Mapping[int, Feed]) -> dict[int, Logits]:
+    def step(self, feeds: Mapping[int, Feed]) -> dict[int, All]:
         self.before()
         self.fed.append(sorted(feeds))
         return {row: self._read(self.written.setdefault(row, []), feed) for row, feed in feeds.items()}
@@ -40,13 +39,14 @@ class Reader:
     def release(self, row: int) -> None:
         self.written.pop(row, None)
 
-    def _read(self, written: list[int], feed: Feed) -> Logits:
+    def _read(self, written: list[int], feed: Feed) -> All:
         if feed.kept is not None:
             written[:] = [written[slot] for slot in feed.kept]
         assert feed.at == len(written)
         written += feed.tokens.tolist()
         texts = [np.array(written)[feed.mask[i]].tolist() for i in feed.select]
-        return np.stack([np.random.default_rng(text).normal(0, 1.5, VOCABULARY) for text in texts]).astype(np.float32)
+        logits = np.stack([np.random.default_rng(text).normal(0, 1.5, VOCABULARY) for text in texts])
+        return All(logits.astype(np.float32), np.log(np.exp(logits).sum(axis=1)).astype(np.float32))
 
 
 def batcher(reader: Reader, queue: int = 8) -> Batcher:

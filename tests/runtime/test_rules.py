@@ -50,7 +50,9 @@ def transformers_loads() -> None:
 def ruled(rule: Rule, scores: Logits, generated: list[int]) -> Logits:
     """What `rule` makes of `scores`, which stay as they are."""
     changed, before = scores.copy(), list(generated)
-    rule(changed, generated)
+    for tokens in rule(changed, generated):
+        assert len(np.unique(np.arange(VOCABULARY)[tokens])) == len(np.arange(VOCABULARY)[tokens])
+        changed[tokens] = -np.inf
     assert generated == before
     return changed
 

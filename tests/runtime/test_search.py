@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heedful.runtime.engine.decoder import Best, Feed, Scores
+from heedful.runtime.engine.decoder import All, Best, Feed, Scores
 from heedful.runtime.engine.generate import Job, generate
 from heedful.runtime.engine.rules import BadWords, Logits, NoRepeatNgram, NotBefore, RepetitionPenalty, Rule, Suppress
 from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search
@@ -48,7 +48,7 @@ class Reader:
     def release(self, row: int) -> None:
         del self.written[row]
 
-    def _read(self, written: list[int], feed: Feed) -> Logits:
+    def _read(self, written: list[int], feed: Feed) -> All:
         if feed.kept is not None:
             written[:] = [written[slot] for slot in feed.kept]
         assert feed.at == len(written)
@@ -56,7 +56,11 @@ class Reader:
         assert feed.mask.shape == (len(feed.tokens), len(written))
         texts = [tuple(np.array(written)[seen].tolist()) for seen in feed.mask]
         assert [len(text) - 1 for text in texts] == feed.positions.tolist()
-        return np.stack([self.model(texts[i]) for i in feed.select])
+        return scores_of(np.stack([self.model(texts[i]) for i in feed.select]))
+
+
+def scores_of(logits: Logits) -> All:
+    return All(logits, np.log(np.exp(logits.astype(np.float64)).sum(axis=1)).astype(np.float32))
 
 
 def run(search: Search, model: Model, prompt: Sequence[int] = PROMPT) -> list[Hypothesis]:
@@ -264,13 +268,12 @@ class Ranker(Reader):
         return {row: best_of(scores, feeds[row].best) for row, scores in super().step(feeds).items()}
 
 
-def best_of(logits: Scores, count: int) -> Scores:
+def best_of(scores: Scores, count: int) -> Scores:
     """The `count` best of each row, or all if there are fewer; all logits if `count` is 0."""
-    if isinstance(logits, Best) or not count:
-        return logits
-    tokens = np.argsort(-logits, axis=1, kind="stable")[:, :count]
-    total = np.log(np.exp(logits.astype(np.float64)).sum(axis=1)).astype(np.float32)
-    return Best(np.take_along_axis(logits, tokens, 1), tokens, total)
+    if not count:
+        return scores
+    tokens = np.argsort(-scores.logits, axis=1, kind="stable")[:, :count]
+    return Best(np.take_along_axis(scores.logits, tokens, 1), tokens, scores.total)
 
 
 LENGTH = 6

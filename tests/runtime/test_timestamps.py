@@ -50,7 +50,8 @@ def transformers_loads() -> None:
 
 def ruled(logits: Logits, generated: list[int], latest_start: int = 5) -> Logits:
     changed, before = logits.copy(), list(generated)
-    TimestampRule(END, NO_TIMESTAMPS, latest_start)(changed, generated)
+    for tokens in TimestampRule(END, NO_TIMESTAMPS, latest_start)(changed, generated):
+        changed[tokens] = -np.inf
     assert generated == before
     return changed
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sentencepiece import SentencePieceProcessor
 
 from heedful.runtime import BusyError, InputError, load
-from heedful.runtime.engine.decoder import Best, Feed
+from heedful.runtime.engine.decoder import Feed
 from heedful.runtime.text.model import TextModel
 from heedful.runtime.text.results import Sentence, Written
 from heedful.runtime.text.shortlist import ShortDecoder
@@ -112,9 +112,7 @@ def logits(translator: Translator, sentence: Sentence) -> NDArray[np.float64]:
     rows = []
     for i, token in enumerate([*framing.start, *sentence.tokens]):
         feed = Feed(np.array([token]), np.array([i]), i, np.ones((1, i + 1), np.bool_), np.array([0]))
-        scores = decoder.step({0: feed})[0]
-        assert not isinstance(scores, Best)
-        rows.append(scores[0].astype(np.float64))
+        rows.append(decoder.step({0: feed})[0].logits[0].astype(np.float64))
     return np.stack(rows)
 
 
