@@ -141,7 +141,8 @@ def _stored(
         sum_logits(decoder)
     if shortlist is None or short is None:
         return store(graphs, folder)
-    rank_logits(short, rows)
+    # few, and with a loop of its own a single sentence would take longer
+    rank_logits(short)
     shortlist.save(folder / SHORTLIST)
     files = store(graphs | {"shortlist": short}, folder)
     description["shortlist"] = {name: _place(decoder, source) for name, source in sources.items()}

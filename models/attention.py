@@ -38,13 +38,13 @@ def visible(
     `causal`: the last query sees every key and each one before it sees one less. `lengths` (b,), int: the number of
     keys of each input that are real; the rest is padding.
     """
-    mask = torch.ones(queries, keys, dtype=torch.bool, device=device)
+    mask = torch.ones(queries, keys, dtype=torch.bool, device=device)[None, None]
     if causal:
         mask = mask.tril(keys - queries)
-    mask = mask[None, None]
-    if lengths is not None:
-        mask = mask & (torch.arange(keys, device=lengths.device) < lengths[:, None])[:, None, None, :]
-    return mask
+    if lengths is None:
+        return mask
+    real = (torch.arange(keys, device=lengths.device) < lengths[:, None])[:, None, None, :]
+    return mask & real if causal or queries > 1 else real
 
 
 def weigh(scores: Tensor, value: Tensor, mask: Tensor | None) -> Attended:

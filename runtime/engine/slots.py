@@ -47,10 +47,7 @@ class Slots:
 
         Returns the mask (len(parents), used): what the parent saw and the new slot of its own.
         """
-        count = len(parents)
-        visible = np.zeros((count, self.used + count), dtype=np.bool_)
-        visible[:, : self.used] = self.visible[list(parents)]
-        visible[range(count), range(self.used, self.used + count)] = True
-        self.visible = visible
-        self.used += count
-        return visible
+        own = np.eye(len(parents), dtype=np.bool_)
+        self.visible = np.concatenate([self.visible[list(parents)], own], axis=1)
+        self.used += len(parents)
+        return self.visible

@@ -54,6 +54,7 @@ class ShortDecoder(Decoder):
         self.tokens = np.zeros(0, np.int64)  # those of all rows, in rising order
         self.mask = np.zeros((self.rows, 0), np.float32)  # 0 for those that a row may use, else minus infinity
         self.given: dict[str, NDArray[Any]] = {}
+        self._fed: list[tuple[int, int]] = []  # rows of the last step, and of how many tokens each wanted the logits
 
     @property
     def choices(self) -> int:
@@ -64,6 +65,7 @@ class ShortDecoder(Decoder):
         self.allowed |= {row: self.shortlist.allowed(source) for row, source in sources.items()}
         self.tokens = self.shortlist.union(self.allowed.values())
         self.given = self.shortlist.rows(self.tokens)
+        self._fed = []
         self.mask = np.full((self.rows, len(self.tokens)), -np.inf, np.float32)
         for row, tokens in self.allowed.items():
             self.mask[row, np.searchsorted(self.tokens, tokens)] = 0
@@ -73,8 +75,12 @@ class ShortDecoder(Decoder):
         self.allowed.pop(row, None)
 
     def _extra(self, feeds: Mapping[int, Feed]) -> dict[str, NDArray[Any]]:
-        rows = np.repeat(list(feeds), [len(feed.select) for feed in feeds.values()])
-        return {"allowed": self.mask[rows], **self.given}
+        fed = [(row, len(feed.select)) for row, feed in feeds.items()]
+        if fed != self._fed:
+            self._fed = fed
+            rows, counts = zip(*fed, strict=True)
+            self.given["allowed"] = self.mask[np.repeat(rows, counts)]
+        return self.given
 
     def _found(self, scores: Scores) -> Scores:
         if isinstance(scores, Best):
