@@ -60,7 +60,7 @@ $(INSTALLED): pyproject.toml
 demo: $(INSTALLED) ## fetch small models, photos and a recording, export to int8, transcribe, translate and caption
 	$(BIN)/heedful fetch whisper-tiny.en two-cities translate-en-pt cat astronaut
 	@set -e; for pair in whisper-tiny.en:whisper-tiny.en-int8 translate-en-pt:translate-en-pt-int8 captioner:captioner; do \
-		test -e "$$($(BIN)/heedful home)/bundles/$${pair#*:}" \
+		$(BIN)/heedful inspect $${pair#*:} >/dev/null 2>&1 \
 			|| $(BIN)/heedful export $${pair%:*} $${pair#*:} --precision int8; \
 	done
 	$(BIN)/heedful transcribe two-cities.wav

@@ -25,7 +25,7 @@ from heedful.export.smooth import smooth
 from heedful.export.storage import store
 from heedful.export.trace import trace
 from heedful.export.unfold import unfold_convolutions
-from heedful.runtime.bundle import MANIFEST, VERSION, Bundle, sha256
+from heedful.runtime.bundle import MANIFEST, VERSION, Bundle, is_outdated, sha256
 from heedful.runtime.errors import ExportError
 from heedful.runtime.home import home, is_name
 
@@ -43,14 +43,15 @@ def export(
 ) -> Path:
     """Export `checkpoint`, a folder, a fetched name or `org/name` on the Hub at `revision`, as the bundle `bundle`.
 
-    `bundle` is a folder to make, or a name for the bundle folder. `report` is told what is being done. Raises
-    CheckpointError for a checkpoint that cannot be read, ExportError when the bundle is there already or the graphs
-    differ from the PyTorch model by more than the precision allows; then nothing is written.
+    `bundle` is a folder to make, or a name for the bundle folder; a bundle there that is of an older format, which this
+    version does not read, is replaced. `report` is told what is being done. Raises CheckpointError for a checkpoint
+    that cannot be read, ExportError when the bundle is there already or the graphs differ from the PyTorch model by
+    more than the precision allows; then nothing is written, and what was there stays.
     """
     if precision not in get_args(Precision):
         raise ExportError(f"unknown precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
     target = home() / "bundles" / bundle if is_name(os.fspath(bundle)) else Path(bundle)
-    if target.exists():
+    if target.exists() and not is_outdated(target):
         raise ExportError(f"{target} is there already: remove it, or choose another name")
     report(f"reading {checkpoint}")
     opened = open_checkpoint(checkpoint, revision)
@@ -61,6 +62,8 @@ def export(
             folder = Path(temporary) / target.name
             folder.mkdir()
             _write(opened, family, folder, precision, report)
+            if target.exists():
+                target.rename(Path(temporary) / f"{target.name}.outdated")
             folder.rename(target)
     except OSError as error:
         raise ExportError(f"{target} could not be written: {error}") from error

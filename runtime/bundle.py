@@ -68,6 +68,15 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
+def is_outdated(path: Path) -> bool:
+    """Whether `path` is a bundle of a format from before this version's."""
+    try:
+        version = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["heedful"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+    return isinstance(version, int) and version < VERSION
+
+
 def _verify(folder: Path, name: str, expected: Any) -> None:
     # a manifest may come from a stranger: it must not make the runtime read elsewhere
     path = folder / name
