@@ -44,7 +44,8 @@ def visible(
     if lengths is None:
         return mask
     real = (torch.arange(keys, device=lengths.device) < lengths[:, None])[:, None, None, :]
-    return mask & real if causal or queries > 1 else real
+    # a single query sees all that is real, causal or not
+    return real if queries == 1 else mask & real
 
 
 def weigh(scores: Tensor, value: Tensor, mask: Tensor | None) -> Attended:

@@ -76,7 +76,9 @@ Scores = All | Best
 
 
 class _Kind(NamedTuple):
-    """What must be alike in rows that are stepped together: one new token or more, `FEW` or more, ranked or not."""
+    """What must be alike in rows that are stepped together: whether new tokens are `several`, whether they are `many`,
+    more than `FEW`, and whether only the best logits are wanted.
+    """
 
     several: bool
     many: bool
