@@ -39,6 +39,9 @@ BENCH_text_speed = $(SENTENCES) $(TEXT)
 BENCH_text_transformer = build/opus --ctranslate2-python $(RIVALS)/text/bin/python --optimum-python $(RIVALS)/optimum/bin/python
 BENCHMARKS := $(basename $(notdir $(sort $(wildcard benchmarks/*.py))))
 
+# A file of tests is run by one process: its fixtures are made once.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install demo test check bench clean
@@ -68,7 +71,7 @@ demo: $(INSTALLED) ## fetch small models, photos and a recording, export to int8
 	$(BIN)/heedful caption cat.png astronaut.png
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/pytest
+	$(PYTEST)
 
 # mypy sees the folders as packages of `heedful` through these.
 $(LINKS): build/links/heedful/%:
@@ -79,7 +82,7 @@ check: $(INSTALLED) $(LINKS) ## format, lint, types and tests
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
-	$(BIN)/pytest
+	$(PYTEST)
 
 bench: $(INSTALLED) ## run every script of benchmarks/: make bench LONG= CLIPS= SENTENCES= REFERENCES= PICTURES= (benchmarks/README.md)
 	@test -n "$(LONG)" -a -n "$(CLIPS)" -a -n "$(SENTENCES)" -a -n "$(REFERENCES)" -a -n "$(PICTURES)" \

@@ -25,8 +25,8 @@ from heedful.export.smooth import smooth
 from heedful.export.storage import store
 from heedful.export.trace import trace
 from heedful.export.unfold import unfold_convolutions
-from heedful.runtime.bundle import MANIFEST, VERSION, Bundle, is_outdated, sha256
-from heedful.runtime.errors import ExportError
+from heedful.runtime.bundle import MANIFEST, VERSION, Bundle, read_manifest, sha256
+from heedful.runtime.errors import BundleError, ExportError, OutdatedBundleError
 from heedful.runtime.home import home, is_name
 
 Precision = Literal["fp32", "int8", "fp16"]
@@ -51,7 +51,7 @@ def export(
     if precision not in get_args(Precision):
         raise ExportError(f"unknown precision {precision!r}: choose one of {', '.join(get_args(Precision))}")
     target = home() / "bundles" / bundle if is_name(os.fspath(bundle)) else Path(bundle)
-    if target.exists() and not is_outdated(target):
+    if target.exists() and not _is_outdated(target):
         raise ExportError(f"{target} is there already: remove it, or choose another name")
     report(f"reading {checkpoint}")
     opened = open_checkpoint(checkpoint, revision)
@@ -62,12 +62,24 @@ def export(
             folder = Path(temporary) / target.name
             folder.mkdir()
             _write(opened, family, folder, precision, report)
-            if target.exists():
+            # asked anew: meanwhile another export may have made a bundle, which stays
+            if _is_outdated(target):
                 target.rename(Path(temporary) / f"{target.name}.outdated")
             folder.rename(target)
     except OSError as error:
         raise ExportError(f"{target} could not be written: {error}") from error
     return target
+
+
+def _is_outdated(path: Path) -> bool:
+    """Whether `path` is a bundle of a format from before this version's."""
+    try:
+        read_manifest(path)
+    except OutdatedBundleError:
+        return True
+    except BundleError:
+        return False
+    return False
 
 
 def _write(checkpoint: Checkpoint, family: Family, folder: Path, precision: Precision, report: Report) -> None:

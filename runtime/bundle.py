@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from heedful.runtime.errors import BundleError
+from heedful.runtime.errors import BundleError, OutdatedBundleError
 from heedful.runtime.home import home, listed, locate
 
 MANIFEST = "bundle.json"
@@ -32,7 +32,7 @@ class Bundle:
 def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
     """Find, read and verify a bundle: every file must be there, with the size and SHA-256 that the manifest states.
 
-    Raises BundleError when it is missing, altered, of a later version, or not a bundle.
+    Raises BundleError when it is missing, altered, of another version, or not a bundle.
     """
     path = locate(name_or_path, "bundles")
     if not path.is_dir():
@@ -48,33 +48,31 @@ def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest in the folder `path`, its files not yet verified."""
+    """The manifest in the folder `path`, its files not yet verified.
+
+    Raises BundleError, and OutdatedBundleError where the format is from before this version's.
+    """
     file = path / MANIFEST
     try:
         manifest: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{path} is not a bundle: it has no {MANIFEST}") from None
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read: {error}") from error
     except ValueError as error:
         raise BundleError(f"{file} is not valid JSON ({error}): export the bundle again") from error
     version = manifest.get("heedful") if isinstance(manifest, dict) else None
     if not isinstance(version, int):
         raise BundleError(f"{file} is not the manifest of a Heedful bundle")
-    if version != VERSION:
-        remedy = "upgrade heedful" if version > VERSION else "export it again"
-        raise BundleError(f"{path} is of format {version}, this Heedful reads {VERSION}: {remedy}")
+    formats = f"{path} is of format {version}, this Heedful reads {VERSION}"
+    if version > VERSION:
+        raise BundleError(f"{formats}: upgrade heedful")
+    if version < VERSION:
+        raise OutdatedBundleError(f"{formats}: export it again")
     files = manifest.get("files")
     if not isinstance(files, dict) or not {"task", "family"} <= manifest.keys():
         raise BundleError(f"{file} is incomplete: export the bundle again")
     return manifest
-
-
-def is_outdated(path: Path) -> bool:
-    """Whether `path` is a bundle of a format from before this version's."""
-    try:
-        version = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["heedful"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return False
-    return isinstance(version, int) and version < VERSION
 
 
 def _verify(folder: Path, name: str, expected: Any) -> None:

@@ -10,7 +10,11 @@ class InputError(HeedfulError, ValueError):
 
 
 class BundleError(HeedfulError):
-    """A bundle is missing, altered, of a later version, or not a bundle."""
+    """A bundle is missing, altered, of another version, or not a bundle."""
+
+
+class OutdatedBundleError(BundleError):
+    """A bundle is of a format from before this version's: exporting it again replaces it."""
 
 
 class CheckpointError(HeedfulError):

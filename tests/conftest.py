@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hypothesis import Phase, settings
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -165,13 +166,17 @@ def export_apart(checkpoint: Path, bundle: Path, precision: str) -> Path:
 
 
 def exported(name: str, key: str, precision: str, checkpoint: Callable[[], Path]) -> Path:
-    """The bundle of `checkpoint` in the tests' cache: exported, and those of older keys removed, where it is not."""
+    """The bundle of `checkpoint` in the tests' cache: exported, and those of older keys removed, where it is not.
+
+    Of several processes that ask for it one exports it, and the others wait.
+    """
     folder = home() / "bundles"
     bundle = folder / f"{name}-{precision}-{key}"
-    if not bundle.is_dir():
-        for older in folder.glob(f"{name}-{precision}-*"):
-            shutil.rmtree(older)
-        export_apart(checkpoint(), bundle, precision)
+    with FileLock(home() / f"{name}-{precision}.lock"):
+        if not bundle.is_dir():
+            for older in folder.glob(f"{name}-{precision}-*"):
+                shutil.rmtree(older)
+            export_apart(checkpoint(), bundle, precision)
     return bundle
 
 

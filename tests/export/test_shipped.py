@@ -30,14 +30,12 @@ def test_it_is_small_and_says_what_may_be_done_with_it() -> None:
     assert "research" in (SHIPPED / "captioner/README.md").read_text()
 
 
-def test_a_checkpoint_of_that_name_at_home_comes_first(heedful_home: Path) -> None:
-    mine = heedful_home / "checkpoints/captioner"
+def test_a_checkpoint_of_that_name_at_home_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEEDFUL_HOME", str(tmp_path))
+    mine = tmp_path / "checkpoints/captioner"
     mine.mkdir(parents=True)
-    try:
-        with pytest.raises(CheckpointError, match=f"{mine} holds no weights"):
-            open_checkpoint("captioner")
-    finally:
-        mine.rmdir()
+    with pytest.raises(CheckpointError, match=f"{mine} holds no weights"):
+        open_checkpoint("captioner")
 
 
 def test_a_bundle_writes_what_the_network_finds_likeliest(model: Captioner, tmp_path: Path) -> None:
