@@ -17,6 +17,8 @@ class Rival:
         path = Path(__file__).with_name(script)
         # models are folders here: nothing has to be asked of a hub
         environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+        # what pip installed is compiled already: nobody should have to compile its modules in every process
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         self.script = script
         self.process = subprocess.Popen(
             [python, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
