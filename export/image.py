@@ -19,6 +19,7 @@ from heedful.export.tokenizers import find_tokenizer
 from heedful.models.captioner import Captioner
 from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.device import choose_device
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.image.model import CaptionModel
 
 # where a checkpoint does not say how long a caption may be
@@ -105,7 +106,7 @@ def draw(ground: str, large: str, small: str) -> Image.Image:
 
 def subject(model: Captioner, bundle: Bundle) -> Subject:
     """The bundle beside its model, on a few drawn pictures."""
-    opened = CaptionModel(bundle, choose_device("cpu"))
+    opened = CaptionModel(Sessions(bundle, choose_device("cpu")))
     pixels = [opened.read(draw(*colours)).pixels for colours in _PICTURES]
     with torch.no_grad():
         memory = model.encode(torch.stack([torch.from_numpy(each) for each in pixels]))

@@ -19,6 +19,7 @@ from heedful.export.weights import NameTable, load_weights
 from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.device import choose_device
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.errors import CheckpointError
 from heedful.runtime.text.model import TextModel
 
@@ -187,7 +188,7 @@ def reading(model: Seq2Seq, description: dict[str, Any]) -> Reading:
 
 def subject(model: Seq2Seq, bundle: Bundle) -> Subject:
     """The bundle beside its model, on a few sentences."""
-    opened = TextModel(bundle, choose_device("cpu"))
+    opened = TextModel(Sessions(bundle, choose_device("cpu")))
     framing = opened.framing(*opened.some_languages())
     room = opened.positions - len(framing.source([]))
     sources = [framing.source(opened.tokens.encode(text)[:room]) for text in FIXTURE]

@@ -18,6 +18,7 @@ from heedful.export.weights import NameTable, load_weights
 from heedful.models.whisper import Whisper, WhisperConfig
 from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.device import choose_device
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.errors import CheckpointError
 from heedful.runtime.speech.audio import SAMPLE_RATE, read_audio
 from heedful.runtime.speech.model import SpeechModel
@@ -276,7 +277,7 @@ def fixture_windows(count: int, samples: int) -> list[NDArray[np.float32]]:
 
 def subject(model: Whisper, bundle: Bundle) -> Subject:
     """The bundle beside its model, on eight seconds of speech."""
-    opened = SpeechModel(bundle, choose_device("cpu"))
+    opened = SpeechModel(Sessions(bundle, choose_device("cpu")))
     windows = fixture_windows(4, opened.samples)
     padded = np.stack([np.pad(window, (0, opened.samples - len(window))) for window in windows])
     with torch.no_grad():

@@ -8,6 +8,7 @@ from typing import Any
 
 from heedful.runtime.bundle import open_bundle
 from heedful.runtime.engine.device import DeviceName, choose_device
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.errors import BundleError, InputError
 
 QUEUE = 64
@@ -17,12 +18,14 @@ QUEUE = 64
 class _Task:
     """What does a bundle's task, imported when it is needed, and how many inputs it decodes side by side unless told.
 
-    Memory of rows that are never used is not claimed.
+    Memory of rows that are never used is not claimed. Graphs that the first input needs for certain are opened `ahead`,
+    while Python goes on with imports and the tokenizer.
     """
 
     module: str
     name: str
     rows: int
+    ahead: tuple[str, ...] = ()
 
     @property
     def runner(self) -> Callable[..., Any]:
@@ -31,10 +34,10 @@ class _Task:
 
 
 TASKS = {
-    "transcribe": _Task("speech.transcriber", "Transcriber", 16),
+    "transcribe": _Task("speech.transcriber", "Transcriber", 16, ahead=("encoder",)),
     "translate": _Task("text.writer", "Translator", 64),
     "summarize": _Task("text.writer", "Summarizer", 64),
-    "caption": _Task("image.captioner", "Captioner", 16),
+    "caption": _Task("image.captioner", "Captioner", 16, ahead=("encoder",)),
 }
 
 
@@ -64,4 +67,7 @@ def load(
     if task not in TASKS:
         raise BundleError(f"{opened.path} is for the task {task!r}, which this Heedful does not know: upgrade heedful")
     chosen = TASKS[task]
-    return chosen.runner(opened, choose_device(device), threads=threads, rows=rows or chosen.rows, queue=queue)
+    sessions = Sessions(opened, choose_device(device), threads)
+    for graph in chosen.ahead:
+        sessions.open_ahead(graph)
+    return chosen.runner(sessions, rows=rows or chosen.rows, queue=queue)

@@ -16,7 +16,7 @@ M = TypeVar("M", bound=Model)
 
 def threads_of(model: Model) -> int:
     """The threads among which inputs can be divided: those of a CPU; a GPU has one."""
-    return (model.threads or os.cpu_count() or 1) if model.device.name == "cpu" else 1
+    return (model.sessions.threads or os.cpu_count() or 1) if model.device.name == "cpu" else 1
 
 
 @dataclass(slots=True)

@@ -1,7 +1,6 @@
 """A bundle opened: its graphs and sizes, whatever the modality."""
 
 import copy
-import threading
 from collections.abc import Sequence
 from typing import Self
 
@@ -9,44 +8,34 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Decoder
-from heedful.runtime.engine.device import Device, open_session
 from heedful.runtime.engine.rows import Shape
+from heedful.runtime.engine.sessions import Sessions
 
 
 class Model:
     """Sessions and sizes of one bundle; safe to use from several threads, each with a decoder of its own."""
 
-    def __init__(self, bundle: Bundle, device: Device, threads: int = 0) -> None:
-        self.bundle = bundle
-        self.device = device
-        self.threads = threads
-        self.shape = Shape(**bundle.manifest["decoder"])
-        self._sessions: dict[str, ort.InferenceSession] = {}
-        self._lock = threading.Lock()
+    def __init__(self, sessions: Sessions) -> None:
+        self.sessions = sessions
+        self.bundle = sessions.bundle
+        self.device = sessions.device
+        self.shape = Shape(**self.bundle.manifest["decoder"])
 
     def on_one_thread(self) -> Self:
         """The same model with sessions of its own, whose graphs run on the thread of the caller."""
         other = copy.copy(self)
-        other.threads, other._sessions, other._lock = 1, {}, threading.Lock()
+        other.sessions = self.sessions.on_one_thread()
         return other
 
     @property
     def encoder(self) -> ort.InferenceSession:
         """The session of the encoder."""
-        return self._open("encoder")
-
-    def _open(self, graph: str) -> ort.InferenceSession:
-        """The session of `graph`, opened when first needed: each maps the weights that it has once more."""
-        with self._lock:
-            if graph not in self._sessions:
-                self._sessions[graph] = open_session(self.bundle.file(f"{graph}.onnx"), self.device, self.threads)
-            return self._sessions[graph]
+        return self.sessions.open("encoder")
 
     def decoder(self, rows: int) -> Decoder:
         """A decoder with buffers for `rows` inputs side by side."""
-        return Decoder(self._open("decoder"), self.shape, self.device, rows)
+        return Decoder(self.sessions.open("decoder"), self.shape, self.device, rows)
 
     def align(
         self, decoder: Decoder, row: int, header: Sequence[int], text: Sequence[int]
@@ -55,7 +44,7 @@ class Model:
         `header`, and the probability (len(text),) of each text token among text tokens.
         """
         tokens = np.asarray([[*header, *text]], np.int64)
-        session = self._open("aligner")
+        session = self.sessions.open("aligner")
         binding = session.io_binding()
         binding.bind_cpu_input("tokens", tokens)
         frames = decoder.buffers.frames[row]

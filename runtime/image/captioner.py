@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.batcher import Batcher
-from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.generate import Job
 from heedful.runtime.engine.search import Hypothesis, Limits, Search
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.engine.settings import build_rules, build_search
 from heedful.runtime.errors import InputError
 from heedful.runtime.image.model import CaptionModel
@@ -52,10 +51,10 @@ class _Request:
 class Captioner:
     """Captions pictures with one bundle. Safe to call from several threads, whose pictures are decoded together."""
 
-    def __init__(self, bundle: Bundle, device: Device, *, threads: int, rows: int, queue: int) -> None:
-        self.model = CaptionModel(bundle, device, threads)
+    def __init__(self, sessions: Sessions, *, rows: int, queue: int) -> None:
+        self.model = CaptionModel(sessions)
         self._batcher = Batcher(self.model.decoder(rows), queue)
-        self._readers = threads or os.cpu_count() or 1
+        self._readers = sessions.threads or os.cpu_count() or 1
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
 
     @property

@@ -6,10 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Decoder
-from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.model import Model
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.image.pixels import Framing, Picture, PictureSource, read_picture
 from heedful.runtime.text.tokens import TextTokens
 
@@ -17,10 +16,10 @@ from heedful.runtime.text.tokens import TextTokens
 class CaptionModel(Model):
     """What one bundle knows of pictures, beside its graphs."""
 
-    def __init__(self, bundle: Bundle, device: Device, threads: int = 0) -> None:
-        super().__init__(bundle, device, threads)
-        image = bundle.manifest["image"]
-        self.tokens = TextTokens(bundle)
+    def __init__(self, sessions: Sessions) -> None:
+        super().__init__(sessions)
+        image = self.bundle.manifest["image"]
+        self.tokens = TextTokens(self.bundle)
         resize = image["framing"]["resize"]
         self.framing = Framing(**image["framing"] | {"resize": resize if isinstance(resize, int) else tuple(resize)})
         self.rows, self.columns = image["grid"]

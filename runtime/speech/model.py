@@ -6,27 +6,26 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Decoder
-from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.generate import Job
 from heedful.runtime.engine.model import Model
 from heedful.runtime.engine.search import Limits, Sample
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.speech.tokens import SpeechTokens
 
 
 class SpeechModel(Model):
     """What one bundle knows of speech, beside its graphs."""
 
-    def __init__(self, bundle: Bundle, device: Device, threads: int = 0) -> None:
-        super().__init__(bundle, device, threads)
-        speech = bundle.manifest["speech"]
+    def __init__(self, sessions: Sessions) -> None:
+        super().__init__(sessions)
+        speech = self.bundle.manifest["speech"]
         self.samples: int = speech["audio"]["samples"]
         self.rate: int = speech["audio"]["sample_rate"]
         self.frame: float = speech["audio"]["frame"]
         self.suppress: list[int] = speech["suppress"]
         self.suppress_first: list[int] = speech["suppress_first"]
-        tokenizer = Tokenizer.from_file(str(bundle.file("tokenizer.json")))
+        tokenizer = Tokenizer.from_file(str(self.bundle.file("tokenizer.json")))
         self.tokens = SpeechTokens(tokenizer, speech["tokens"], self.shape.positions)
 
     def encode(self, decoder: Decoder, waveforms: Mapping[int, NDArray[np.float32]]) -> None:

@@ -2,9 +2,8 @@
 
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from heedful.runtime.bundle import Bundle
-from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.lanes import Lanes, threads_of
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.speech.audio import Source, read_audio
 from heedful.runtime.speech.model import SpeechModel
 from heedful.runtime.speech.options import TranscribeOptions
@@ -15,8 +14,8 @@ from heedful.runtime.speech.transcription import Transcription, collect
 class Transcriber:
     """Transcribes speech with one bundle. Safe to call from several threads, whose windows are decoded together."""
 
-    def __init__(self, bundle: Bundle, device: Device, *, threads: int, rows: int, queue: int) -> None:
-        self.model = SpeechModel(bundle, device, threads)
+    def __init__(self, sessions: Sessions, *, rows: int, queue: int) -> None:
+        self.model = SpeechModel(sessions)
         self.lanes = Lanes(self.model, rows=rows, queue=queue, few=threads_of(self.model) - 1)
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
 

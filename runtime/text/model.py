@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Decoder
-from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.model import Model
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.errors import InputError
 from heedful.runtime.text.shortlist import ShortDecoder, Shortlist
 from heedful.runtime.text.tokens import TextTokens
@@ -39,10 +38,10 @@ class Framing:
 class TextModel(Model):
     """What one bundle knows of text, beside its graphs."""
 
-    def __init__(self, bundle: Bundle, device: Device, threads: int = 0) -> None:
-        super().__init__(bundle, device, threads)
-        text = bundle.manifest["text"]
-        self.tokens = TextTokens(bundle)
+    def __init__(self, sessions: Sessions) -> None:
+        super().__init__(sessions)
+        text = self.bundle.manifest["text"]
+        self.tokens = TextTokens(self.bundle)
         self.end: int = text["end"]
         self.positions: int = text["positions"]
         self.languages: dict[str, int] = text["languages"]
@@ -102,7 +101,7 @@ class TextModel(Model):
         """A decoder that looks at the tokens that the bundle's shortlist allows, and at no others."""
         if self._shortlist is None:
             self._shortlist = Shortlist(self.bundle)
-        return ShortDecoder(self._shortlist, self._open("shortlist"), self.shape, self.device, rows)
+        return ShortDecoder(self._shortlist, self.sessions.open("shortlist"), self.shape, self.device, rows)
 
     def encode(self, decoder: Decoder, sources: Mapping[int, Sequence[int]]) -> None:
         """Write what the decoder attends to for each row's source tokens, framing included."""

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from heedful.runtime.bundle import Bundle
-from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.generate import Job
 from heedful.runtime.engine.lanes import Lanes, Place
 from heedful.runtime.engine.search import Limits, Search
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.engine.settings import build_rules, build_search
 from heedful.runtime.errors import InputError
 from heedful.runtime.text.alignment import link
@@ -121,8 +120,8 @@ class Writer:
 
     splits = True
 
-    def __init__(self, bundle: Bundle, device: Device, *, threads: int, rows: int, queue: int) -> None:
-        self.model = TextModel(bundle, device, threads)
+    def __init__(self, sessions: Sessions, *, rows: int, queue: int) -> None:
+        self.model = TextModel(sessions)
         self._rows, self._queue = rows, queue
         self._lanes: dict[bool, Lanes[TextModel]] = {}
         self._lock = threading.Lock()

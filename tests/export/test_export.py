@@ -33,6 +33,7 @@ from heedful.runtime.engine.buffers import HostBuffer
 from heedful.runtime.engine.device import choose_device
 from heedful.runtime.engine.generate import Job
 from heedful.runtime.engine.search import Limits, Sample
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.errors import CheckpointError, ExportError
 from heedful.runtime.home import listed
 from heedful.runtime.speech.model import SpeechModel
@@ -94,7 +95,7 @@ def theirs(checkpoint: Path) -> Any:
 
 
 def speech(bundle: Path) -> SpeechModel:
-    return SpeechModel(open_bundle(bundle), choose_device("cpu"), threads=1)
+    return SpeechModel(Sessions(open_bundle(bundle), choose_device("cpu"), 1))
 
 
 def relative(found: NDArray[Any], expected: NDArray[Any]) -> float:

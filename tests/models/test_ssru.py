@@ -27,6 +27,7 @@ from heedful.models.ssru import SSRU
 from heedful.runtime.bundle import open_bundle
 from heedful.runtime.engine.decoder import Feed
 from heedful.runtime.engine.device import choose_device
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.engine.slots import Slots
 from heedful.runtime.text.model import TextModel
 
@@ -235,7 +236,7 @@ def check_model(student: Student) -> None:
 
 def check_bundle(student: Student, bundle: Path) -> None:
     """Token by token, several translations side by side."""
-    model = TextModel(open_bundle(bundle), choose_device("cpu"), threads=1)
+    model = TextModel(Sessions(open_bundle(bundle), choose_device("cpu"), 1))
     decoder = model.decoder(len(student.sources))
     model.encode(decoder, dict(enumerate(student.sources)))
     expected = [student.reference.logits(*pair) for pair in zip(student.sources, student.targets, strict=True)]

@@ -29,6 +29,7 @@ from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Best, Feed, Scores
 from heedful.runtime.engine.device import choose_device
 from heedful.runtime.engine.generate import Job, Stepper, generate
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.load import load
 from heedful.runtime.text.model import TextModel
 from heedful.runtime.text.options import TextOptions
@@ -288,7 +289,7 @@ def opened(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> TextModel:
     sizes = {"layers": 2, "heads": 2, "head_dim": 16, "frames": 0, "positions": 128, "vocabulary": 300}
     shape = sizes | {"dtype": "float32", "cache": {}}
     manifest = {"precision": "fp32", "decoder": shape, "files": dict.fromkeys(tokenizers), "text": text}
-    return TextModel(Bundle(folder, manifest), choose_device("cpu"))
+    return TextModel(Sessions(Bundle(folder, manifest), choose_device("cpu")))
 
 
 class Ranked:

@@ -15,6 +15,7 @@ from heedful.runtime.engine.device import choose_device
 from heedful.runtime.engine.generate import Job, generate
 from heedful.runtime.engine.rules import Suppress
 from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search
+from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.speech.model import SpeechModel
 
 VOCABULARY, POSITIONS, SAMPLES, END, ROWS = 317, 64, 16_000, 0, 6
@@ -25,7 +26,7 @@ Outcome = tuple[list[Hypothesis], str]
 
 @pytest.fixture(scope="module", params=["seeded_bundle", "seeded_int8"])
 def model(request: pytest.FixtureRequest) -> SpeechModel:
-    return SpeechModel(open_bundle(request.getfixturevalue(request.param)), choose_device("cpu"), threads=1)
+    return SpeechModel(Sessions(open_bundle(request.getfixturevalue(request.param)), choose_device("cpu"), 1))
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import pytest
 
+from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.lanes import Lanes, Place
 from heedful.runtime.engine.model import Model
+from heedful.runtime.engine.sessions import Sessions
 
 CPU = Device("cpu")
+NOTHING = Bundle(Path(), {"files": {}})
 
 
 @dataclass
@@ -24,21 +28,24 @@ class Rows:
 
 @dataclass
 class Sized:
-    """A model that is nothing but its number of threads."""
+    """A model that is nothing but its sessions, none of which is ever opened."""
 
-    threads: int
-    device: Device = CPU
+    sessions: Sessions
+
+    @property
+    def device(self) -> Device:
+        return self.sessions.device
 
     def decoder(self, rows: int) -> Rows:
         return Rows(rows)
 
     def on_one_thread(self) -> "Sized":
-        return Sized(1, self.device)
+        return Sized(self.sessions.on_one_thread())
 
 
 def lanes(threads: int, rows: int, device: Device = CPU, few: int | None = None) -> Lanes[Model]:
     return Lanes(
-        cast(Model, Sized(threads, device)),
+        cast(Model, Sized(Sessions(NOTHING, device, threads))),
         rows=rows,
         queue=4,
         few=threads - 1 if few is None else few,
@@ -54,7 +61,7 @@ def test_an_input_by_itself_has_all_threads() -> None:
     shared = lanes(threads=4, rows=8)
     for _ in range(3):
         with shared.place() as place:
-            assert (place.model.threads, place.row) == (4, 0)
+            assert (place.model.sessions.threads, place.row) == (4, 0)
 
 
 def test_inputs_in_company_are_dealt_out_evenly() -> None:
@@ -63,7 +70,7 @@ def test_inputs_in_company_are_dealt_out_evenly() -> None:
         first = held(stack, shared)
         others = [held(stack, shared) for _ in range(6)]
     assert first.batcher is shared.wide.batcher
-    assert {place.model.threads for place in others} == {1}
+    assert {place.model.sessions.threads for place in others} == {1}
     used = [(id(place.batcher), place.row) for place in others]
     assert len(set(used)) == 6
     assert len({batcher for batcher, _ in used}) == 2
@@ -77,7 +84,7 @@ def test_fewer_inputs_than_threads_share_all_threads() -> None:
         narrow = held(stack, shared)
     assert {place.batcher for place in wide} == {shared.wide.batcher}
     assert [place.row for place in wide] == [0, 1, 2]
-    assert narrow.model.threads == 1
+    assert narrow.model.sessions.threads == 1
 
 
 @pytest.mark.parametrize(("company", "wide"), [(1, True), (3, True), (4, False), (9, False)])
@@ -94,7 +101,7 @@ def test_company_that_is_known_to_come_counts(company: int, wide: bool) -> None:
 def test_hypotheses_count_and_not_inputs(rows: int, width: int, company: int, wide: bool) -> None:
     shared = lanes(threads=2, rows=16, few=8)
     with shared.place(rows, width=width, company=company) as place:
-        assert place.model.threads == (2 if wide else 1)
+        assert place.model.sessions.threads == (2 if wide else 1)
         assert len(place.rows) == len(set(place.rows)) == rows
 
 
@@ -102,7 +109,7 @@ def test_lanes_that_nobody_needs_are_not_made(monkeypatch: pytest.MonkeyPatch) -
     made: list[int] = []
 
     def decoder(model: Sized, rows: int) -> Rows:
-        made.append(model.threads)
+        made.append(model.sessions.threads)
         return Rows(rows)
 
     monkeypatch.setattr(Sized, "decoder", decoder)

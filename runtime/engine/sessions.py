@@ -1,0 +1,46 @@
+"""The graphs of a bundle, each opened once, ahead of its use if told."""
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import onnxruntime as ort
+
+from heedful.runtime.bundle import Bundle
+from heedful.runtime.engine.device import Device, open_session
+
+
+class Sessions:
+    """The graphs of `bundle` on `device`, with `threads` inside an operator, 0 for one per core.
+
+    Each maps the weights that it has once more, so it is opened when it is first needed.
+    """
+
+    def __init__(self, bundle: Bundle, device: Device, threads: int = 0) -> None:
+        self.bundle = bundle
+        self.device = device
+        self.threads = threads
+        self._opened: dict[str, Future[ort.InferenceSession]] = {}
+        self._lock = threading.Lock()
+
+    def on_one_thread(self) -> "Sessions":
+        """Sessions of their own for the same graphs, which run on the thread of the caller."""
+        return Sessions(self.bundle, self.device, 1)
+
+    def open_ahead(self, graph: str) -> None:
+        """Begin to open `graph`: whoever needs it meanwhile waits."""
+        self._begin(graph)
+
+    def open(self, graph: str) -> ort.InferenceSession:
+        """The session of `graph`."""
+        return self._begin(graph).result()
+
+    def _begin(self, graph: str) -> "Future[ort.InferenceSession]":
+        """The session of `graph` to come; what failed is tried again."""
+        path = self.bundle.file(f"{graph}.onnx")
+        with self._lock:
+            found = self._opened.get(graph)
+            if found is None or (found.done() and found.exception() is not None):
+                opener = ThreadPoolExecutor(1, "heedful-open")
+                found = self._opened[graph] = opener.submit(open_session, path, self.device, self.threads)
+                opener.shutdown(wait=False)
+            return found

@@ -1,0 +1,77 @@
+"""Graphs are opened once, whoever asks first, and ahead of their use where they are sure to be needed."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+
+from heedful.runtime import load, open_bundle
+from heedful.runtime.engine import sessions as opening
+from heedful.runtime.engine.device import Device, open_session
+from heedful.runtime.engine.sessions import Sessions
+from heedful.runtime.errors import BundleError
+
+CPU = Device("cpu")
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the graphs that are opened, in order."""
+    names: list[str] = []
+
+    def noted(path: Path, device: Device, threads: int = 0) -> ort.InferenceSession:
+        names.append(path.stem)
+        return open_session(path, device, threads)
+
+    monkeypatch.setattr(opening, "open_session", noted)
+    return names
+
+
+def test_a_graph_is_opened_once_for_all_who_ask(seeded_bundle: Path, opened: list[str]) -> None:
+    sessions = Sessions(open_bundle(seeded_bundle), CPU, 1)
+    together = threading.Barrier(4)
+
+    def ask(_: int) -> ort.InferenceSession:
+        together.wait()
+        return sessions.open("decoder")
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(ask, range(4)))
+    assert len(set(map(id, found))) == 1
+    assert opened == ["decoder"]
+    assert "logits" in [output.name for output in found[0].get_outputs()]
+
+
+def test_those_on_one_thread_are_others(seeded_bundle: Path, opened: list[str]) -> None:
+    sessions = Sessions(open_bundle(seeded_bundle), CPU, 2)
+    narrow = sessions.on_one_thread()
+    assert narrow.open("decoder") is not sessions.open("decoder")
+    assert [each.open("decoder").get_session_options().intra_op_num_threads for each in (narrow, sessions)] == [1, 2]
+
+
+def test_a_failure_is_told_to_whoever_needs_the_graph_and_tried_again(
+    seeded_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise MemoryError("no room")
+
+    sessions = Sessions(open_bundle(seeded_bundle), CPU, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(opening, "open_session", full)
+        sessions.open_ahead("encoder")
+        with pytest.raises(MemoryError, match="no room"):
+            sessions.open("encoder")
+    assert sessions.open("encoder").get_inputs()[0].name == "waveform"
+
+
+def test_a_graph_that_the_bundle_lacks(seeded_bundle: Path) -> None:
+    with pytest.raises(BundleError, match=r"has no shortlist\.onnx"):
+        Sessions(open_bundle(seeded_bundle), CPU).open_ahead("shortlist")
+
+
+def test_loading_opens_what_the_first_recording_needs(seeded_bundle: Path, opened: list[str]) -> None:
+    transcribe = load(seeded_bundle, "cpu")
+    transcribe.model.sessions.open("encoder")
+    assert sorted(opened) == ["decoder", "encoder"]
