@@ -6,9 +6,16 @@ prompt is stored once however many hypotheses follow.
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+@cache
+def _own(count: int) -> NDArray[np.bool_]:
+    """Which of `count` new slots each of as many hypotheses sees: its own."""
+    return np.eye(count, dtype=np.bool_)
 
 
 class Slots:
@@ -47,7 +54,6 @@ class Slots:
 
         Returns the mask (len(parents), used): what the parent saw and the new slot of its own.
         """
-        own = np.eye(len(parents), dtype=np.bool_)
-        self.visible = np.concatenate([self.visible[list(parents)], own], axis=1)
+        self.visible = np.concatenate([self.visible[list(parents)], _own(len(parents))], axis=1)
         self.used += len(parents)
         return self.visible

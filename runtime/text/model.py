@@ -15,7 +15,7 @@ from heedful.runtime.text.tokens import TextTokens
 
 # sources are padded to a multiple of this whatever is beside them: the order in which attention adds up its scores
 # depends on their number
-_STRIDE = 8
+_STRIDE = 2
 # bytes of weights; below it threads wait for one another longer than they save (docs/performance.md)
 _LARGE = 64 << 20
 

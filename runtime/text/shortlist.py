@@ -1,6 +1,6 @@
 """Which tokens a translation may use, given its source: so few that their logits cost little."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,19 +25,16 @@ class Shortlist:
         }
         self.vocabulary = len(next(iter(self._rows.values())))
 
-    def allowed(self, source: Sequence[int]) -> NDArray[np.int64]:
-        """The tokens, in rising order, that a translation of the `source` tokens may use: the frequent ones, those of
+    def allowed(self, source: Sequence[int]) -> NDArray[np.bool_]:
+        """Whether a translation of the `source` tokens may use each token (vocabulary,): the frequent ones, those of
         the source itself, and the best for each of them.
         """
-        best = [self.targets[self.offsets[token] : self.offsets[token + 1]] for token in source]
-        return self.union([np.arange(self.frequent), np.asarray(source, np.int64), *best])
-
-    def union(self, parts: Iterable[NDArray[np.integer]]) -> NDArray[np.int64]:
-        """The tokens of all `parts`, in rising order."""
         found = np.zeros(self.vocabulary, np.bool_)
-        for part in parts:
-            found[part] = True
-        return np.flatnonzero(found)
+        found[: self.frequent] = True
+        for token in source:
+            found[token] = True
+            found[self.targets[self.offsets[token] : self.offsets[token + 1]]] = True
+        return found
 
     def rows(self, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """What the graph needs of the output matrix for these tokens."""
@@ -50,7 +47,7 @@ class ShortDecoder(Decoder):
     def __init__(self, shortlist: Shortlist, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.shortlist = shortlist
-        self.allowed: dict[int, NDArray[np.int64]] = {}
+        self.allowed: dict[int, NDArray[np.bool_]] = {}
         self.tokens = np.zeros(0, np.int64)  # those of all rows, in rising order
         self.mask = np.zeros((self.rows, 0), np.float32)  # 0 for those that a row may use, else minus infinity
         self.given: dict[str, NDArray[Any]] = {}
@@ -63,12 +60,12 @@ class ShortDecoder(Decoder):
     def allow(self, sources: dict[int, Sequence[int]]) -> None:
         """From now on each of these rows may use the tokens that its source allows."""
         self.allowed |= {row: self.shortlist.allowed(source) for row, source in sources.items()}
-        self.tokens = self.shortlist.union(self.allowed.values())
+        self.tokens = np.flatnonzero(np.logical_or.reduce(list(self.allowed.values())))
         self.given = self.shortlist.rows(self.tokens)
         self._fed = []
         self.mask = np.full((self.rows, len(self.tokens)), -np.inf, np.float32)
-        for row, tokens in self.allowed.items():
-            self.mask[row, np.searchsorted(self.tokens, tokens)] = 0
+        for row, allowed in self.allowed.items():
+            self.mask[row, allowed[self.tokens]] = 0
 
     def release(self, row: int) -> None:
         super().release(row)
