@@ -92,7 +92,7 @@ def step_bytes(model: SpeechModel) -> float:
 
 def measured(transcriber: Transcriber, audio: str) -> tuple[float, float]:
     """Median seconds of the encoder for a window and of a greedy step."""
-    model, decoder = transcriber.model, transcriber.lanes.wide.batcher.decoder
+    model, decoder = transcriber.model, transcriber.lanes(False).wide.batcher.decoder
     waveform = np.concatenate(list(read_audio(locate(audio, "samples"))))[: model.samples]
     encoding = median(seconds(lambda: model.encode(decoder, {0: waveform})))
     job = Job(0, [model.tokens.special.start, model.tokens.special.no_timestamps], Sample(Limits(-1, _STEPS)))

@@ -17,7 +17,7 @@ from heedful.export.family import Family
 from heedful.export.flash import use_flash
 from heedful.export.fold import drop_zeros, fold_queries, fold_scales
 from heedful.export.integer import find_scales
-from heedful.export.plan import quantize
+from heedful.export.plan import BEAMS, quantize
 from heedful.export.rank import rank_logits, sum_logits
 from heedful.export.shortlist import FILE as SHORTLIST
 from heedful.export.shortlist import Shortlist, shorten
@@ -131,11 +131,14 @@ def _graphs(
         report(f"tracing the {graph.name}")
         traced[graph.name] = trace(graph)
         unfold_convolutions(traced[graph.name])
-        if precision == "int8":
-            use_flash(traced[graph.name])
-            quantize(family.plan[graph.name], traced[graph.name], find_scales(model))
-        if graph.name == "decoder":
-            fold_queries(traced[graph.name])
+    if precision == "int8":
+        if BEAMS in family.plan:
+            traced[BEAMS] = traced["decoder"].clone()
+        for name, graph_model in traced.items():
+            use_flash(graph_model)
+            quantize(family.plan[name], graph_model, find_scales(model))
+    for name in traced.keys() & {"decoder", BEAMS}:
+        fold_queries(traced[name])
     return traced
 
 
@@ -153,7 +156,8 @@ def _stored(
     if ranked:
         rank_logits(decoder, rows)
     else:
-        sum_logits(decoder)
+        for name in graphs.keys() & {"decoder", BEAMS}:
+            sum_logits(graphs[name])
     if shortlist is None or short is None:
         return store(graphs, folder)
     # few, and with a loop of its own a single sentence would take longer

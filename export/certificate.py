@@ -77,30 +77,39 @@ class _Forced:
 
 
 def certify(subject: Subject, precision: str) -> dict[str, Any]:
-    """Compare the graphs of a bundle with its model.
+    """Compare the graphs of a bundle, each of its decoders, with its model.
 
     Raises ExportError when they differ by more than `precision` allows.
     """
-    count = len(subject.inputs)
-    eager = EagerDecoder(subject.model.decoder, subject.memory, subject.lengths)
-    decoder = subject.opened.decoder(count)
-    subject.opened.encode(decoder, dict(enumerate(subject.inputs)))
-    differences = _memory_differences(decoder, subject)
-    reference = _run(eager, subject, [0, 1], subject.header, 1)
-    logits, agreement, compared = _teacher_forced(subject, decoder, eager, reference)
-    differences |= logits | _aligner_difference(subject, decoder, reference[0])
     tolerance = TOLERANCES[precision]
-    # first of all: with outputs that are no numbers there is nothing to search for
-    _judge_differences(differences, tolerance, precision)
-    exact = _exactness(subject, decoder, eager if tolerance.same_tokens else None)
-    if not exact["passed"]:
-        raise ExportError(f"the export failed its check: tokens differ in {exact}; nothing was written")
-    if agreement < tolerance.agreement:
-        raise ExportError(
-            f"the export failed its check: only {agreement:.1%} of tokens agree with the PyTorch model, "
-            f"and {precision} asks for {tolerance.agreement:.0%}; choose a higher precision; nothing was written"
-        )
-    return asdict(Certificate(differences, exact, round(agreement, 4), compared))
+    eager = EagerDecoder(subject.model.decoder, subject.memory, subject.lengths)
+    reference = _run(eager, subject, [0, 1], subject.header, 1)
+    differences: dict[str, dict[str, float]] = {}
+    exact, agreements, compared = [], [], 0
+    for name, make in subject.opened.decoders.items():
+        decoder = make(len(subject.inputs))
+        subject.opened.encode(decoder, dict(enumerate(subject.inputs)))
+        if not differences:
+            differences = _memory_differences(decoder, subject)
+            differences |= _aligner_difference(subject, decoder, reference[0])
+        logits, agreement, tokens = _teacher_forced(subject, decoder, eager, reference)
+        differences["logits" if name == "decoder" else f"logits of {name}"] = logits
+        # first of all: with outputs that are no numbers there is nothing to search for
+        _judge_differences(differences, tolerance, precision)
+        exact.append(_exactness(subject, decoder, eager if tolerance.same_tokens else None))
+        if not exact[-1]["passed"]:
+            raise ExportError(
+                f"the export failed its check: tokens of {name} differ in {exact[-1]}; nothing was written"
+            )
+        if agreement < tolerance.agreement:
+            raise ExportError(
+                f"the export failed its check: only {agreement:.1%} of tokens of {name} agree with the PyTorch model, "
+                f"and {precision} asks for {tolerance.agreement:.0%}; choose a higher precision; nothing was written"
+            )
+        agreements.append(agreement * tokens)
+        compared += tokens
+    cases = sum(each["cases"] for each in exact)
+    return asdict(Certificate(differences, exact[0] | {"cases": cases}, round(sum(agreements) / compared, 4), compared))
 
 
 def _judge_differences(differences: dict[str, dict[str, float]], tolerance: Tolerance, precision: str) -> None:
@@ -187,7 +196,7 @@ def _exactness(subject: Subject, decoder: Decoder, against: EagerDecoder | None)
 
 def _teacher_forced(
     subject: Subject, decoder: Decoder, eager: EagerDecoder, texts: Sequence[tuple[int, ...]]
-) -> tuple[dict[str, dict[str, float]], float, int]:
+) -> tuple[dict[str, float], float, int]:
     """Logits after every token of `texts`, row by row, from both."""
     sides: list[NDArray[np.float32]] = []
     for stepper in (decoder, eager):
@@ -200,7 +209,7 @@ def _teacher_forced(
     found, expected = sides
     agreement = float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
     centred = (side - side.mean(axis=1, keepdims=True) for side in sides)
-    return {"logits": _compare(*centred)}, agreement, len(found)
+    return _compare(*centred), agreement, len(found)
 
 
 def _aligner_difference(subject: Subject, decoder: Decoder, text: tuple[int, ...]) -> dict[str, dict[str, float]]:

@@ -1,6 +1,6 @@
 """What the exporter asks of a family: an architecture, the checkpoints that hold it, and what its runtime must know."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,7 +20,8 @@ from heedful.runtime.engine.decoder import Decoder
 class Opened(Protocol):
     """A bundle opened by its runtime."""
 
-    def decoder(self, rows: int) -> Decoder: ...
+    @property
+    def decoders(self) -> Mapping[str, Callable[[int], Decoder]]: ...
     def encode(self, decoder: Decoder, inputs: dict[int, Any]) -> None: ...
     def align(
         self, decoder: Decoder, row: int, header: Sequence[int], text: Sequence[int]

@@ -15,6 +15,9 @@ from heedful.export.quantize import quantize_blockwise, quantize_dynamic
 Method = Callable[[ir.Model, str], None]
 Plan = Mapping[str, Sequence[tuple[str, Method]]]
 
+BEAMS = "beams"
+"""The graph that is the decoder once more, for beam search, where another method is faster for several rows."""
+
 # A speech encoder reads one input at a time: its rows need not be alike to the last bit, and one scale for all of them
 # is faster. What comes out of a GELU has outliers, and one scale for all of that doubles the error of the encoder.
 SPEECH: Plan = {
@@ -25,6 +28,8 @@ SPEECH: Plan = {
         ("", quantize_remembered),
     ],
     "decoder": [("", quantize_blockwise), ("", attend_in_integers)],
+    # a block's scale costs a row as much as the block's product: from five rows on, a scale a row is faster
+    BEAMS: [("", quantize_rows), ("", attend_in_integers)],
     "aligner": [("", quantize_blockwise), ("", restore_memory)],
 }
 # many short inputs side by side; convolutions are not quantized

@@ -1,7 +1,7 @@
 """A bundle opened: its graphs and sizes, whatever the modality."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
@@ -32,6 +32,11 @@ class Model:
     def encoder(self) -> ort.InferenceSession:
         """The session of the encoder."""
         return self.sessions.open("encoder")
+
+    @property
+    def decoders(self) -> dict[str, Callable[[int], Decoder]]:
+        """What makes a decoder with buffers for so many inputs, by the name of the graph that it runs."""
+        return {"decoder": self.decoder}
 
     def decoder(self, rows: int) -> Decoder:
         """A decoder with buffers for `rows` inputs side by side."""

@@ -1,5 +1,6 @@
 """Speech to text with one bundle, for any number of callers."""
 
+import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from heedful.runtime.engine.lanes import Lanes, threads_of
@@ -16,7 +17,11 @@ class Transcriber:
 
     def __init__(self, sessions: Sessions, *, rows: int, queue: int) -> None:
         self.model = SpeechModel(sessions)
-        self.lanes = Lanes(self.model, rows=rows, queue=queue, few=threads_of(self.model) - 1)
+        self._rows, self._queue = rows, queue
+        self._lanes: dict[bool, Lanes[SpeechModel]] = {}
+        self._lock = threading.Lock()
+        if not self.model.has_beams:
+            self.lanes(False)
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
 
     @property
@@ -24,13 +29,23 @@ class Transcriber:
         """cpu or cuda: where it runs."""
         return self.model.device.name
 
+    def lanes(self, beams: bool) -> Lanes[SpeechModel]:
+        """The lanes whose decoders are for beam search, if the bundle has one, or are not; made when first needed."""
+        beams = beams and self.model.has_beams
+        with self._lock:
+            if beams not in self._lanes:
+                make = SpeechModel.beam_decoder if beams else SpeechModel.decoder
+                few = threads_of(self.model) - 1
+                self._lanes[beams] = Lanes(self.model, rows=self._rows, queue=self._queue, few=few, decoder=make)
+            return self._lanes[beams]
+
     def stream(self, audio: Source, *, sample_rate: int | None = None, **options: object) -> Transcription:
         """Begin a transcription of `audio`: a path, bytes, a binary file object, or an array with its `sample_rate`.
 
         `options` are those of `TranscribeOptions`. Raises InputError for audio or options that cannot be used.
         """
         chosen = TranscribeOptions.of(**options)
-        return Transcription(self.model, self.lanes, chosen, read_audio(audio, sample_rate))
+        return Transcription(self.model, self.lanes(chosen.beams > 1), chosen, read_audio(audio, sample_rate))
 
     def __call__(self, audio: Source, *, sample_rate: int | None = None, **options: object) -> Transcript:
         """The whole transcript of `audio`; arguments as in `stream`."""

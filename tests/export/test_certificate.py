@@ -167,7 +167,9 @@ def test_a_likeliest_token_that_changes_is_counted(
         return found
 
     monkeypatch.setattr(Decoder, "step", swapping)
-    with pytest.raises(ExportError, match=r"only 6\d\.\d% of tokens agree .* int8 asks for 85%; choose a higher"):
+    with pytest.raises(
+        ExportError, match=r"only 6\d\.\d% of tokens of decoder agree .* int8 asks for 85%; choose a higher"
+    ):
         certify(whisper.subject(model, bundle), "int8")
 
 
@@ -183,7 +185,7 @@ def test_rows_that_disturb_one_another_fail(
         return found | {0: found[3]._replace(logits=np.roll(found[3].logits, 1, axis=1))} if len(found) == 4 else found
 
     monkeypatch.setattr(Decoder, "step", mixing)
-    with pytest.raises(ExportError, match=r"tokens differ in .*'batch 4, prompt of 1, 1 beams'") as failed:
+    with pytest.raises(ExportError, match=r"tokens of decoder differ in .*'batch 4, prompt of 1, 1 beams'") as failed:
         certify(whisper.subject(model, bundle), precision)
     assert "batch 2," not in str(failed.value)
 

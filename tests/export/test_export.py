@@ -137,7 +137,8 @@ MEMORY = {
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_manifest(bundles: Callable[[str], Path], checkpoint: Path, theirs: Any, precision: str) -> None:
     folder = bundles(precision)
-    assert {file.name for file in folder.iterdir()} == {"bundle.json", *FILES}
+    names = FILES | ({"beams.onnx"} if precision == "int8" else set())
+    assert {file.name for file in folder.iterdir()} == {"bundle.json", *names}
     manifest = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
     files, speech, certificate = (manifest.pop(name) for name in ("files", "speech", "certificate"))
     assert files == {
@@ -145,7 +146,7 @@ def test_the_manifest(bundles: Callable[[str], Path], checkpoint: Path, theirs: 
             "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
             "bytes": (folder / name).stat().st_size,
         }
-        for name in FILES
+        for name in names
     }
     # the keys of 2 + 2 * 2 attentions get a bias, of zeros
     assert manifest == {
@@ -177,8 +178,9 @@ def test_the_manifest(bundles: Callable[[str], Path], checkpoint: Path, theirs: 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_certificate_holds_figures(bundles: Callable[[str], Path], precision: str) -> None:
     found = open_bundle(bundles(precision)).manifest["certificate"]
-    outputs = ("encoder keys", "encoder values", "logits", "alignment weights", "alignment probabilities")
-    assert tuple(found["differences"]) == outputs
+    decoders = ["logits", "logits of beams"] if precision == "int8" else ["logits"]
+    aligner = ["alignment weights", "alignment probabilities"]
+    assert list(found["differences"]) == ["encoder keys", "encoder values", *aligner, *decoders]
     for figures in found["differences"].values():
         assert 0 < figures["rms"] <= TOLERANCES[precision].rms
         assert 0 < figures["largest"] < 10 * TOLERANCES[precision].rms
@@ -187,12 +189,12 @@ def test_the_certificate_holds_figures(bundles: Callable[[str], Path], precision
         "batch_sizes": [1, 2, 4],
         "prompt_lengths": [1, 2, 6],
         "beam_widths": [1, 2, 5],
-        "cases": (3 + 2) * 3,
+        "cases": (3 + 2) * 3 * len(decoders),
         "failed": [],
         "passed": True,
     }
     assert TOLERANCES[precision].agreement <= found["agreement"] <= 1
-    assert found["tokens_compared"] == 2 * (1 + 12)
+    assert found["tokens_compared"] == 2 * (1 + 12) * len(decoders)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -239,7 +241,8 @@ def test_half_precision_takes_half_the_bytes(bundles: Callable[[str], Path]) -> 
     sizes = {precision: (bundles(precision) / "weights.bin").stat().st_size - spectrum for precision in PRECISIONS}
     # beside the parameters there is padding to pages
     assert 0.5 <= sizes["fp16"] / sizes["fp32"] < 0.6
-    assert sizes["int8"] < sizes["fp16"]
+    # a quarter, but for the decoder, which is there twice
+    assert sizes["int8"] / sizes["fp32"] < 0.6
 
 
 def steps(checkpoint: Path) -> list[str]:

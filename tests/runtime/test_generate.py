@@ -1,7 +1,7 @@
 """Decoding side by side with the real decoder: whatever shares the batch, an input gets the bits it gets alone."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,9 +24,21 @@ VOCABULARY, POSITIONS, SAMPLES, END, ROWS = 317, 64, 16_000, 0, 6
 Outcome = tuple[list[Hypothesis], str]
 
 
-@pytest.fixture(scope="module", params=["seeded_bundle", "seeded_int8"])
-def model(request: pytest.FixtureRequest) -> SpeechModel:
-    return SpeechModel(Sessions(open_bundle(request.getfixturevalue(request.param)), choose_device("cpu"), 1))
+@dataclass(frozen=True)
+class Bundled:
+    """A bundle, and what makes one of its decoders."""
+
+    model: SpeechModel
+    decoder: Callable[[int], Decoder]
+
+
+@pytest.fixture(
+    scope="module", params=[("seeded_bundle", "decoder"), ("seeded_int8", "decoder"), ("seeded_int8", "beams")], ids=str
+)
+def bundled(request: pytest.FixtureRequest) -> Bundled:
+    name, graph = request.param
+    model = SpeechModel(Sessions(open_bundle(request.getfixturevalue(name)), choose_device("cpu"), 1))
+    return Bundled(model, model.decoders[graph])
 
 
 @dataclass(frozen=True)
@@ -80,24 +92,24 @@ def run(model: SpeechModel, decoder: Decoder, chosen: Sequence[Case], rows: Sequ
     return list(zip((job.search.results() for job in jobs), digests, strict=True))
 
 
-def alone(model: SpeechModel, case: Case) -> Outcome:
-    return run(model, model.decoder(1), [case], [0])[0]
+def alone(bundled: Bundled, case: Case) -> Outcome:
+    return run(bundled.model, bundled.decoder(1), [case], [0])[0]
 
 
 @settings(max_examples=60)
 @given(placed=placed)
-def test_company_changes_no_bit(model: SpeechModel, placed: tuple[list[Case], list[int]]) -> None:
+def test_company_changes_no_bit(bundled: Bundled, placed: tuple[list[Case], list[int]]) -> None:
     chosen, rows = placed
-    assert run(model, model.decoder(ROWS), chosen, rows) == [alone(model, case) for case in chosen]
+    assert run(bundled.model, bundled.decoder(ROWS), chosen, rows) == [alone(bundled, case) for case in chosen]
 
 
-def test_a_row_remembers_nothing_of_what_it_decoded(model: SpeechModel) -> None:
+def test_a_row_remembers_nothing_of_what_it_decoded(bundled: Bundled) -> None:
     """Its caches are not cleared, and have grown meanwhile."""
     wide = Case(sound=1, prompt=(3, 1, 4), length=40, width=5, temperature=0.0, letters=VOCABULARY)
     narrow = Case(sound=2, prompt=(2, 7), length=30, width=2, temperature=0.0, letters=VOCABULARY)
-    decoder = model.decoder(2)
-    first = run(model, decoder, [wide], [1])
-    assert decoder.buffers.capacity > model.decoder(2).buffers.capacity
-    assert [*first, *run(model, decoder, [narrow, wide], [1, 0])] == [
-        alone(model, case) for case in (wide, narrow, wide)
+    decoder = bundled.decoder(2)
+    first = run(bundled.model, decoder, [wide], [1])
+    assert decoder.buffers.capacity > bundled.decoder(2).buffers.capacity
+    assert [*first, *run(bundled.model, decoder, [narrow, wide], [1, 0])] == [
+        alone(bundled, case) for case in (wide, narrow, wide)
     ]

@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 import pytest
 
@@ -69,6 +70,15 @@ def test_a_failure_is_told_to_whoever_needs_the_graph_and_tried_again(
 def test_a_graph_that_the_bundle_lacks(seeded_bundle: Path) -> None:
     with pytest.raises(BundleError, match=r"has no shortlist\.onnx"):
         Sessions(open_bundle(seeded_bundle), CPU).open_ahead("shortlist")
+
+
+def test_a_beam_search_has_a_decoder_of_its_own(seeded_int8: Path, opened: list[str]) -> None:
+    for beams, graph in ((1, "decoder"), (2, "beams")):
+        opened.clear()
+        transcribe = load(seeded_int8, "cpu", threads=1)
+        found = transcribe(np.zeros(8000, np.float32), sample_rate=16_000, language="en", beams=beams, batch=2)
+        assert found.duration == 0.5
+        assert sorted(opened) == sorted(["encoder", graph])
 
 
 def test_loading_opens_what_the_first_recording_needs(seeded_bundle: Path, opened: list[str]) -> None:
