@@ -110,4 +110,12 @@ def open_session(path: Path, device: Device, threads: int = 0) -> ort.InferenceS
             f"device '{device.name}' was asked for, but onnxruntime could not load {device.providers[0]}: "
             "its libraries are missing or of another version; pip install 'heedful[cuda]' brings them"
         )
+    _give_back()
     return session
+
+
+def _give_back() -> None:
+    """Give the system back what was freed: opening a graph makes copies of weights that glibc would otherwise keep."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        # None is the program itself, which not every system's loader takes
+        ctypes.CDLL(None).malloc_trim(0)
