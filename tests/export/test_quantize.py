@@ -302,15 +302,16 @@ def test_the_largest_integers_do_not_overflow(quantizer: Quantizer, rows: int) -
 
 
 def test_each_graph_by_its_plan() -> None:
-    """The spectrum stays in float; encoders have one scale for an input, a scale a row for what leaves a GELU, others
-    have blocks.
+    """The spectrum stays in float; encoders have one scale for an input, a scale a row for what leaves a GELU, beams
+    a scale a row, others blocks.
     """
     names = ["log_mel.basis", "encoder.layers.0.attention.output.weight", "encoder.layers.0.feed_forward.output.weight"]
     nodes = [node("MatMul", f"x {name}", f"y{i}") for i, name in enumerate(names)]
     blocks = ["MatMul", "MatMulNBits", "MatMulNBits"]
     row = ["Abs", "ReduceMax", "Mul", "Shape", "Expand", "QuantizeLinear", "MatMulIntegerToFloat", "Mul"]
     encoder = ["MatMul", "DynamicQuantizeMatMul", *row]
-    expected = {"encoder": encoder, "decoder": blocks, "aligner": blocks}
+    beams = ["MatMul", *row, *row]
+    expected = {"encoder": encoder, "decoder": blocks, "beams": beams, "aligner": blocks}
     found = {}
     for name in SPEECH:
         model = graph(nodes, {name: normal(1, 64, 48) for name in names})
