@@ -75,10 +75,8 @@ def _is_outdated(path: Path) -> bool:
     """Whether `path` is a bundle of a format from before this version's."""
     try:
         read_manifest(path)
-    except OutdatedBundleError:
-        return True
-    except BundleError:
-        return False
+    except BundleError as error:
+        return isinstance(error, OutdatedBundleError)
     return False
 
 
@@ -134,12 +132,18 @@ def _graphs(
     if precision == "int8":
         if BEAMS in family.plan:
             traced[BEAMS] = traced["decoder"].clone()
+        known = find_scales(model)
         for name, graph_model in traced.items():
             use_flash(graph_model)
-            quantize(family.plan[name], graph_model, find_scales(model))
-    for name in traced.keys() & {"decoder", BEAMS}:
-        fold_queries(traced[name])
+            quantize(family.plan[name], graph_model, known)
+    for decoder in _decoders(traced):
+        fold_queries(decoder)
     return traced
+
+
+def _decoders(graphs: dict[str, ir.Model]) -> list[ir.Model]:
+    """Those of `graphs` that step tokens over the whole vocabulary."""
+    return [graphs[name] for name in ("decoder", BEAMS) if name in graphs]
 
 
 def _stored(
@@ -156,8 +160,8 @@ def _stored(
     if ranked:
         rank_logits(decoder, rows)
     else:
-        for name in graphs.keys() & {"decoder", BEAMS}:
-            sum_logits(graphs[name])
+        for each in _decoders(graphs):
+            sum_logits(each)
     if shortlist is None or short is None:
         return store(graphs, folder)
     # few, and with a loop of its own a single sentence would take longer

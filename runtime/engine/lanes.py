@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 from heedful.runtime.engine.batcher import Batcher
@@ -102,3 +103,19 @@ class Lanes(Generic[M]):
 
     def _lane(self, model: M, rows: int) -> Lane[M]:
         return Lane(model, Batcher(self._decoder(model, rows), self.queue))
+
+
+class LanesByDecoder(Generic[M]):
+    """The lanes of one model for each kind of decoder that it has, made when they are first needed."""
+
+    def __init__(self, model: M, *, rows: int, queue: int, few: int) -> None:
+        self._make = partial(Lanes[M], model, rows=rows, queue=queue, few=few)
+        self._made: dict[Callable[[M, int], Decoder], Lanes[M]] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, decoder: Callable[[M, int], Decoder]) -> Lanes[M]:
+        """The lanes whose decoders `decoder` makes, given a model and a number of rows."""
+        with self._lock:
+            if decoder not in self._made:
+                self._made[decoder] = self._make(decoder=decoder)
+            return self._made[decoder]

@@ -26,16 +26,12 @@ class Sessions:
         """Sessions of their own for the same graphs, which run on the thread of the caller."""
         return Sessions(self.bundle, self.device, 1)
 
-    def open_ahead(self, graph: str) -> None:
-        """Begin to open `graph`: whoever needs it meanwhile waits."""
-        self._begin(graph)
-
     def open(self, graph: str) -> ort.InferenceSession:
         """The session of `graph`."""
-        return self._begin(graph).result()
+        return self.open_ahead(graph).result()
 
-    def _begin(self, graph: str) -> "Future[ort.InferenceSession]":
-        """The session of `graph` to come; what failed is tried again."""
+    def open_ahead(self, graph: str) -> "Future[ort.InferenceSession]":
+        """The session of `graph` to come, which a thread begins to open if none has; what failed is tried again."""
         path = self.bundle.file(f"{graph}.onnx")
         with self._lock:
             found = self._opened.get(graph)

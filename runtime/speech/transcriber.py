@@ -1,9 +1,8 @@
 """Speech to text with one bundle, for any number of callers."""
 
-import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from heedful.runtime.engine.lanes import Lanes, threads_of
+from heedful.runtime.engine.lanes import Lanes, LanesByDecoder, threads_of
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.speech.audio import Source, read_audio
 from heedful.runtime.speech.model import SpeechModel
@@ -17,9 +16,8 @@ class Transcriber:
 
     def __init__(self, sessions: Sessions, *, rows: int, queue: int) -> None:
         self.model = SpeechModel(sessions)
-        self._rows, self._queue = rows, queue
-        self._lanes: dict[bool, Lanes[SpeechModel]] = {}
-        self._lock = threading.Lock()
+        self._lanes = LanesByDecoder(self.model, rows=rows, queue=queue, few=threads_of(self.model) - 1)
+        # where there are two kinds the first request says which is needed
         if not self.model.has_beams:
             self.lanes(False)
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
@@ -31,13 +29,7 @@ class Transcriber:
 
     def lanes(self, beams: bool) -> Lanes[SpeechModel]:
         """The lanes whose decoders are for beam search, if the bundle has one, or are not; made when first needed."""
-        beams = beams and self.model.has_beams
-        with self._lock:
-            if beams not in self._lanes:
-                make = SpeechModel.beam_decoder if beams else SpeechModel.decoder
-                few = threads_of(self.model) - 1
-                self._lanes[beams] = Lanes(self.model, rows=self._rows, queue=self._queue, few=few, decoder=make)
-            return self._lanes[beams]
+        return self._lanes[SpeechModel.beam_decoder if beams and self.model.has_beams else SpeechModel.decoder]
 
     def stream(self, audio: Source, *, sample_rate: int | None = None, **options: object) -> Transcription:
         """Begin a transcription of `audio`: a path, bytes, a binary file object, or an array with its `sample_rate`.

@@ -1,7 +1,6 @@
 """Texts in, texts out: sentences of any number of texts read and written side by side, in constant memory."""
 
 import re
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from heedful.runtime.engine.generate import Job
-from heedful.runtime.engine.lanes import Lanes, Place
+from heedful.runtime.engine.lanes import Lanes, LanesByDecoder, Place
 from heedful.runtime.engine.search import Limits, Search
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.engine.settings import build_rules, build_search
@@ -122,9 +121,8 @@ class Writer:
 
     def __init__(self, sessions: Sessions, *, rows: int, queue: int) -> None:
         self.model = TextModel(sessions)
-        self._rows, self._queue = rows, queue
-        self._lanes: dict[bool, Lanes[TextModel]] = {}
-        self._lock = threading.Lock()
+        few = _FEW if self.model.is_large else 0
+        self._lanes = LanesByDecoder(self.model, rows=rows, queue=queue, few=few)
         self.lanes(False)
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
 
@@ -135,12 +133,7 @@ class Writer:
 
     def lanes(self, short: bool) -> Lanes[TextModel]:
         """The lanes whose decoders keep to the shortlist or do not."""
-        with self._lock:
-            if short not in self._lanes:
-                make = TextModel.short_decoder if short else TextModel.decoder
-                few = _FEW if self.model.is_large else 0
-                self._lanes[short] = Lanes(self.model, rows=self._rows, queue=self._queue, few=few, decoder=make)
-            return self._lanes[short]
+        return self._lanes[TextModel.short_decoder if short else TextModel.decoder]
 
     def __call__(self, text: str | Sequence[str], **options: Any) -> Written | list[Written]:
         """What is written about `text`, or about each of several texts.
