@@ -17,16 +17,6 @@ def constant(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value
     return value
 
 
-def own_constant(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value:
-    """An initializer for one product alone, called `name` or like it; equal ones are stored once (export/storage.py).
-
-    onnxruntime cannot make weights that two products share unsigned, as some CPUs need (runtime/engine/device.py).
-    """
-    while name in model.graph.initializers:
-        name += ".again"
-    return constant(model, name, array)
-
-
 def integers(model: ir.Model, numbers: list[int]) -> ir.Value:
     """The constant vector of `numbers`, int64."""
     return constant(model, f"integers.{'.'.join(map(str, numbers))}", np.asarray(numbers, np.int64))

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from heedful.export.constants import MICROSOFT, Nodes, constant, integers, own_constant
+from heedful.export.constants import MICROSOFT, Nodes, constant, integers
 from heedful.export.quantize import bias_of, products, replace, weight_name
+from heedful.export.scales import column_scales
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,13 @@ def set_scales(module: nn.Module, activation: float, columns: torch.Tensor) -> N
 
 
 def find_scales(model: nn.Module) -> dict[str, Scales]:
-    """The scales noted in `model`, by the names of the weights."""
+    """The scales noted in `model`, by the names of the weights; a column's is larger where its pairs need it."""
     found = {}
     for path, module in model.named_modules(remove_duplicate=False):
         buffers = dict(module.named_buffers(recurse=False))
         if "column_scale" in buffers:
-            columns = buffers["column_scale"].float().numpy()
+            weight = module.get_parameter("weight").detach().float().numpy()
+            columns = np.maximum(buffers["column_scale"].float().numpy(), column_scales(weight.T))
             found[f"{path}.weight"] = Scales(float(buffers["activation_scale"]), columns)
     return found
 
@@ -69,7 +71,7 @@ def quantize_rows(model: ir.Model, pattern: str = "") -> None:
     one = constant(model, "one", np.asarray(1, np.float32))
     zeros: dict[str, ir.Value] = {}
     for node, weight in products(model, pattern):
-        columns = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / 127
+        columns = column_scales(weight)
         name = weight_name(node)
         scales[name.removeprefix("model.")] = Scales(1.0, columns)
         rows, made = node.inputs[0], Nodes(model)
@@ -96,8 +98,7 @@ def quantize_tables(model: ir.Model, pattern: str) -> None:
     for name, value in model.graph.initializers.items():
         if re.search(pattern, name) and value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT:
             table = value.const_value.numpy()
-            columns = np.maximum(np.abs(table).max(axis=1), 1e-12).astype(np.float32) / 127
-            scales[name.removeprefix("model.")] = Scales(1.0, columns)
+            scales[name.removeprefix("model.")] = Scales(1.0, column_scales(table.T))
     _look_up_all(model, scales)
 
 
@@ -127,10 +128,10 @@ def _product(
     matrix = np.rint(weight / columns).clip(-127, 127).astype(np.int8)
     factors = constant(model, f"{name}.columns", columns)
     if node.op_type != "Gemm":
-        inputs = [quantized, own_constant(model, f"{name}.int8", matrix), scale, factors, _zero(model), None, bias]
+        inputs = [quantized, constant(model, f"{name}.int8", matrix), scale, factors, _zero(model), None, bias]
         return ir.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT)
     # a table of embeddings, stored row by row for lookups too
-    table = own_constant(model, f"{name}.int8", np.ascontiguousarray(matrix.T))
+    table = constant(model, f"{name}.int8", np.ascontiguousarray(matrix.T))
     zeros = constant(model, f"{name}.zero", np.zeros(len(columns), np.int8))
     whole = None
     if bias is not None and bias.const_value is not None and scale.const_value is not None:

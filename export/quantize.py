@@ -16,7 +16,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from heedful.export.constants import MICROSOFT, constant, own_constant
+from heedful.export.constants import MICROSOFT, constant
+from heedful.export.scales import column_scales
 
 _BLOCKS = (64, 32, 16)
 # the front end computes a spectrum of large range: it is small and stays in float32
@@ -29,12 +30,12 @@ def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
     Only of matrices whose name has `pattern`, a regular expression, in it.
     """
     for node, weight in products(model, pattern):
-        scale = np.maximum(np.abs(weight).max(axis=0), 1e-12).astype(np.float32) / 127
+        scale = column_scales(weight)
         quantized = np.rint(weight / scale).astype(np.int8)
         add, bias = bias_of(node)
         inputs = [
             node.inputs[0],
-            own_constant(model, f"{weight_name(node)}.int8", quantized),
+            constant(model, f"{weight_name(node)}.int8", quantized),
             constant(model, f"{weight_name(node)}.scale", scale),
             None,
             bias,

@@ -11,8 +11,8 @@ from heedful.runtime.errors import BundleError, OutdatedBundleError
 from heedful.runtime.home import home, listed, locate
 
 MANIFEST = "bundle.json"
-VERSION = 3
-"""Of the manifest's layout and of what graphs take and give: raised whenever they change."""
+VERSION = 4
+"""Of the manifest's layout and of what graphs take, give and rely on: raised whenever they change."""
 
 
 @dataclass(frozen=True, slots=True)

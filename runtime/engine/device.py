@@ -88,9 +88,6 @@ def session_options(threads: int = 0) -> ort.SessionOptions:
     # shapes change from step to step: a plan of memory for each would be kept and seldom used again
     options.enable_mem_pattern = False
     options.log_severity_level = 3
-    # x86 without VNNI adds products of unsigned and signed 8-bit numbers in pairs of 16 bits, which two large ones
-    # overflow. There this makes weights unsigned, whose kernel is exact; elsewhere it does nothing.
-    options.add_session_config_entry("session.x64quantprecision", "1")
     # idle threads look out for work for so long, not for a millisecond, in which whoever else needs the core would wait
     options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
     return options

@@ -114,8 +114,9 @@ def test_dynamic_is_the_arithmetic_written_out(rows: int, k: int, n: int, shift:
     step = (high - low) / 255
     zero = np.clip(np.rint(-low / step), 0, 255)
     codes = np.clip(np.rint(x / step) + zero, 0, 255) - zero
-    # weights: one scale a column, in int8
-    columns = np.abs(weight).max(axis=0) / 127
+    # weights: one scale a column, in int8, 127 units of which are as much as two neighbours of one sign
+    pairs = np.concatenate([weight, np.zeros((k % 2, n), np.float32)]).reshape(-1, 2, n)
+    columns = np.max([(pairs * (sign * pairs > 0)).sum(axis=1) * sign for sign in (1, -1)], axis=(0, 1)) / 127
     rounded = np.rint(weight / columns) * columns
     expected = codes * step @ rounded + (bias if form in BIASED else 0)
     slack = (near_a_tie(x / step) * step) @ np.abs(rounded) + 1e-5
@@ -294,11 +295,14 @@ def test_unusual_products_keep_their_meaning(
 @pytest.mark.parametrize("rows", [1, 4, 40])
 @pytest.mark.parametrize("quantizer", QUANTIZERS)
 def test_the_largest_integers_do_not_overflow(quantizer: Quantizer, rows: int) -> None:
-    """x86 without VNNI would cut off 127 * 255 + 127 * 255, which does not fit into 16 bits."""
+    """x86 without VNNI would cut off 127 * 255 + 127 * 255, which does not fit into 16 bits: half of it would be lost.
+
+    Two weights of 1 are 64 units each, where 63.5 would be right.
+    """
     model = graph([node("MatMul", "x w", "y")], {"w": np.ones((64, 16), np.float32)})
     quantizer(model)
     (found,) = run(model, x=np.ones((rows, 64), np.float32))
-    np.testing.assert_allclose(found, 64.0, rtol=0.005)
+    np.testing.assert_allclose(found, 64.0, rtol=0.01)
 
 
 def test_each_graph_by_its_plan() -> None:
