@@ -16,11 +16,12 @@ from heedful.export.families import find_family
 from heedful.export.family import Family
 from heedful.export.flash import use_flash
 from heedful.export.fold import drop_zeros, fold_queries, fold_scales
+from heedful.export.greedy import repeat
 from heedful.export.integer import find_scales
-from heedful.export.plan import BEAMS, quantize
+from heedful.export.plan import BEAMS, GREEDY, quantize
 from heedful.export.rank import rank_logits, sum_logits
 from heedful.export.shortlist import FILE as SHORTLIST
-from heedful.export.shortlist import Shortlist, shorten
+from heedful.export.shortlist import SHORT, Shortlist, shorten
 from heedful.export.smooth import smooth
 from heedful.export.storage import store
 from heedful.export.trace import trace
@@ -126,6 +127,9 @@ def _graphs(
         model = half
     traced = {}
     for graph in family.graphs(model, description):
+        # products in floats are added up in another order in a loop, which would change the last bits of a score
+        if graph.name == GREEDY and precision != "int8":
+            continue
         report(f"tracing the {graph.name}")
         traced[graph.name] = trace(graph)
         unfold_convolutions(traced[graph.name])
@@ -156,20 +160,28 @@ def _stored(
 ) -> list[str]:
     """Write the graphs, and a decoder more where there is a shortlist; names of the files."""
     decoder = graphs["decoder"]
-    short, sources = shorten(decoder) if shortlist is not None else (None, {})
+    sources: dict[str, str] = {}
+    files: list[str] = []
+    stepping = [name for name in ("decoder", GREEDY) if name in graphs]
+    if shortlist is not None:
+        for name in stepping:
+            graphs[SHORT[name]], sources = shorten(graphs[name])
+        # few, and with a loop of its own a single sentence would take longer
+        rank_logits(graphs[SHORT["decoder"]])
+        shortlist.save(folder / SHORTLIST)
+        files = [SHORTLIST]
     if ranked:
         rank_logits(decoder, rows)
     else:
         for each in _decoders(graphs):
             sum_logits(each)
-    if shortlist is None or short is None:
-        return store(graphs, folder)
-    # few, and with a loop of its own a single sentence would take longer
-    rank_logits(short)
-    shortlist.save(folder / SHORTLIST)
-    files = store(graphs | {"shortlist": short}, folder)
-    description["shortlist"] = {name: _place(decoder, source) for name, source in sources.items()}
-    return [*files, SHORTLIST]
+    for name in (GREEDY, SHORT[GREEDY]):
+        if name in graphs:
+            repeat(graphs[name], description["end"])
+    files = [*store(graphs, folder), *files]
+    if sources:
+        description["shortlist"] = {name: _place(decoder, source) for name, source in sources.items()}
+    return files
 
 
 def _place(model: ir.Model, name: str) -> dict[str, Any]:

@@ -183,15 +183,26 @@ def _exactness(subject: Subject, decoder: Decoder, against: EagerDecoder | None)
         for batch in batches:
             if _run(decoder, subject, range(batch), prompt, width) != alone[:batch]:
                 failed.append(f"batch {batch}, prompt of {len(prompt)}, {width} beams")
+    failed += [f"input {row} in one run" for row in range(count) if not _alone_is_the_same(subject, decoder, row)]
     return {
         "compared_with": "each row alone" if against is None else "PyTorch",
         "batch_sizes": batches,
         "prompt_lengths": [len(prompt) for prompt in subject.prompts],
         "beam_widths": list(_WIDTHS),
-        "cases": len(variants) * len(batches),
+        "cases": len(variants) * len(batches) + (0 if subject.alone is None else count),
         "failed": failed,
         "passed": not failed,
     }
+
+
+def _alone_is_the_same(subject: Subject, decoder: Decoder, row: int) -> bool:
+    """Whether a text is the same written in one run, where it can be, and step by step."""
+    if subject.alone is None:
+        return True
+    stepwise, at_once = (Sample(Limits(subject.end, _STEPS)) for _ in range(2))
+    generate(decoder, [Job(row, subject.header, stepwise)])
+    subject.alone(decoder, row, _STEPS, at_once)
+    return at_once.results()[0].tokens == stepwise.results()[0].tokens
 
 
 def _teacher_forced(

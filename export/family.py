@@ -15,6 +15,7 @@ from heedful.export.shortlist import Shortlist
 from heedful.models.cache import KeyValue
 from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Decoder
+from heedful.runtime.engine.search import Search
 
 
 class Opened(Protocol):
@@ -33,7 +34,8 @@ class Subject:
     """A bundle to be compared with its model, and on what.
 
     `inputs` are what `opened.encode` takes, `memory` what the model made of them, as far as `lengths` if given. Texts
-    are begun with each of `prompts`, and with `header` where one is enough; they never `end`.
+    are begun with each of `prompts`, and with `header` where one is enough; they never `end`. `alone`, of bundles that
+    have a graph for it, advances a greedy search about a row of a decoder, by so many tokens at most, in one run.
     """
 
     model: Model
@@ -45,6 +47,7 @@ class Subject:
     header: list[int]
     end: int
     reading: Reading
+    alone: Callable[[Decoder, int, int, Search], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ the flash kernel needs little more than its output. Source of the algorithm: Dao
 import math
 from typing import NamedTuple
 
-import numpy as np
 import onnx_ir as ir
 
 from heedful.export.constants import MICROSOFT, integers
@@ -15,7 +14,7 @@ from heedful.export.constants import MICROSOFT, integers
 _SWAP_HEADS = (0, 2, 1, 3)
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where a self-attention stands: its input (b, n, 3 * h * d), its output (b, n, h * d), the nodes between."""
 
     source: ir.Value
@@ -26,10 +25,10 @@ class _Place(NamedTuple):
 def use_flash(model: ir.Model) -> None:
     """Put `MultiHeadAttention` in place of every self-attention without a mask in `model`, with its transposes."""
     for node in [node for node in model.graph if node.op_type == "Attention"]:
-        place = _place(node)
+        place = find_place(node) if not any(node.inputs[3:]) else None
         if place is None:
             continue
-        heads, width = _heads_and_width(place)
+        heads, width = heads_and_width(node)
         parts = ir.node("Split", [place.source, integers(model, [width] * 3)], {"axis": -1}, num_outputs=3)
         # without a scale both operators take 1 / sqrt(d)
         scale = node.attributes["scale"].as_float() if "scale" in node.attributes else math.sqrt(heads / width)
@@ -42,10 +41,8 @@ def use_flash(model: ir.Model) -> None:
         model.opset_imports.setdefault(MICROSOFT, 1)
 
 
-def _place(attention: ir.Node) -> _Place | None:
-    """The surroundings of `attention` if they are those that `SelfAttention` becomes, without mask and cache."""
-    if len([value for value in attention.inputs if value is not None]) != 3:
-        return None
+def find_place(attention: ir.Node) -> Place | None:
+    """The surroundings of `attention` if they are those that `SelfAttention` becomes, without a cache."""
     split = attention.inputs[0].producer() if attention.inputs[0] is not None else None
     if split is None or split.op_type != "Split" or list(split.outputs) != list(attention.inputs[:3]):
         return None
@@ -58,7 +55,7 @@ def _place(attention: ir.Node) -> _Place | None:
         return None
     if any(tuple(node.attributes["perm"].as_ints()) != _SWAP_HEADS for node in (before[0], after[0])):
         return None
-    return _Place(before[-1].inputs[0], after[-1].outputs[0], [*reversed(before), split, attention, *after])
+    return Place(before[-1].inputs[0], after[-1].outputs[0], [*reversed(before), split, attention, *after])
 
 
 def _chain_back(node: ir.Node, types: list[str]) -> list[ir.Node] | None:
@@ -84,10 +81,10 @@ def _chain_forward(node: ir.Node, types: list[str]) -> list[ir.Node] | None:
     return found
 
 
-def _heads_and_width(place: _Place) -> tuple[int, int]:
-    """h and h * d, from the shape (b, n, 3 * h, d) that the heads are split into."""
-    shape = place.nodes[0].inputs[1]
-    assert shape is not None
-    assert shape.const_value is not None
-    *_, heads, dim = np.asarray(shape.const_value.numpy()).tolist()
-    return heads // 3, heads // 3 * dim
+def heads_and_width(attention: ir.Node) -> tuple[int, int]:
+    """h and h * d, from the shape (b, h, n, d) of the queries."""
+    queries = attention.inputs[0]
+    assert queries is not None
+    assert queries.shape is not None
+    heads, dim = (int(queries.shape[axis]) for axis in (1, 3))  # type: ignore[arg-type]
+    return heads, heads * dim

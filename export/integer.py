@@ -47,16 +47,20 @@ def find_scales(model: nn.Module) -> dict[str, Scales]:
 
 
 def quantize_known(model: ir.Model, scales: Mapping[str, Scales]) -> None:
-    """Put integer products in place of those whose matrix is in `scales`, and of lookups in the same matrices."""
+    """Put integer products in place of those whose matrix is in `scales`, and of lookups in the same matrices.
+
+    What leaves a ReLU is rounded to 0 ... 255 units, what else is read to -128 ... 127.
+    """
     for node, weight in products(model, ""):
         name = weight_name(node)
         known = scales.get(name.removeprefix("model."))
         if known is None:
             continue
         scale = constant(model, f"{name}.activation", np.asarray(known.activation, np.float32))
-        quantized = ir.node("QuantizeLinear", [node.inputs[0], scale, _zero(model)])
+        zero = _take_in_relu(model, node)
+        quantized = ir.node("QuantizeLinear", [node.inputs[0], scale, zero])
         add, bias = bias_of(node)
-        product = _product(model, node, weight, quantized.outputs[0], scale, known.columns, bias)
+        product = _product(model, node, weight, quantized.outputs[0], (scale, zero), known.columns, bias)
         replace(model, node, add, quantized, product)
     _look_up_all(model, scales)
 
@@ -83,7 +87,7 @@ def quantize_rows(model: ir.Model, pattern: str = "") -> None:
             zeros[like] = made("Expand", _zero(model), made("Shape", scale))
         # a row of zeros is divided by zero: whatever integers that makes, times its scale they are zeros again
         quantized = made("QuantizeLinear", rows, scale, zeros[like], axis=-1, block_size=len(weight))
-        product = _product(model, node, weight, quantized, one, columns, None)
+        product = _product(model, node, weight, quantized, (one, _zero(model)), columns, None)
         scaled = ir.node("Mul", [product.outputs[0], scale])
         replace(model, node, None, *made.made, product, scaled)
     _look_up_all(model, scales)
@@ -114,21 +118,32 @@ def _zero(model: ir.Model) -> ir.Value:
     return constant(model, "activation.zero", np.asarray(128, np.uint8))
 
 
+def _take_in_relu(model: ir.Model, node: ir.Node) -> ir.Value:
+    """The integer for zero in what `node` reads. If 0, all below it is cut off, so that a ReLU before goes out."""
+    rows = node.inputs[0]
+    relu = None if rows is None else rows.producer()
+    if rows is None or relu is None or relu.op_type != "Relu" or len(rows.uses()) > 1:
+        return _zero(model)
+    node.replace_input_with(0, relu.inputs[0])
+    model.graph.remove(relu, safe=True)
+    return constant(model, "activation.least", np.asarray(0, np.uint8))
+
+
 def _product(
     model: ir.Model,
     node: ir.Node,
     weight: NDArray[np.float32],
     quantized: ir.Value,
-    scale: ir.Value,
+    unit: tuple[ir.Value, ir.Value],
     columns: NDArray[np.float32],
     bias: ir.Value | None,
 ) -> ir.Node:
-    """The product of `quantized`, a unit of which is `scale`, with `weight` (k, n) in place of `node`'s."""
-    name = weight_name(node)
+    """The product of `quantized`, given its scale and its zero, with `weight` (k, n) in place of `node`'s."""
+    name, (scale, zero) = weight_name(node), unit
     matrix = np.rint(weight / columns).clip(-127, 127).astype(np.int8)
     factors = constant(model, f"{name}.columns", columns)
     if node.op_type != "Gemm":
-        inputs = [quantized, constant(model, f"{name}.int8", matrix), scale, factors, _zero(model), None, bias]
+        inputs = [quantized, constant(model, f"{name}.int8", matrix), scale, factors, zero, None, bias]
         return ir.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT)
     # a table of embeddings, stored row by row for lookups too
     table = constant(model, f"{name}.int8", np.ascontiguousarray(matrix.T))
@@ -137,7 +152,7 @@ def _product(
     if bias is not None and bias.const_value is not None and scale.const_value is not None:
         units = bias.const_value.numpy() / (scale.const_value.numpy() * columns.astype(np.float64))
         whole = constant(model, f"{name}.bias", np.rint(units).astype(np.int32))
-    inputs = [quantized, scale, _zero(model), table, factors, zeros, whole]
+    inputs = [quantized, scale, zero, table, factors, zeros, whole]
     return ir.node("QGemm", inputs, {"transB": 1}, domain=MICROSOFT)
 
 

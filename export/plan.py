@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from heedful.export.heads import cut_heads_within
 from heedful.export.integer import Scales, quantize_known, quantize_rows, quantize_tables
 from heedful.export.integer_attention import quantize_attention
 from heedful.export.integer_memory import attend_in_integers, quantize_remembered, restore_memory
@@ -17,6 +18,8 @@ Plan = Mapping[str, Sequence[tuple[str, Method]]]
 
 BEAMS = "beams"
 """The graph that is the decoder once more, for beam search, where another method is faster for several rows."""
+GREEDY = "greedy"
+"""The graph that is all steps of greedy search for one text."""
 
 # A speech encoder reads one input at a time: its rows need not be alike to the last bit, and one scale for all of them
 # is faster. What comes out of a GELU has outliers, and one scale for all of that doubles the error of the encoder.
@@ -33,10 +36,9 @@ SPEECH: Plan = {
     "aligner": [("", quantize_blockwise), ("", restore_memory)],
 }
 # many short inputs side by side; convolutions are not quantized
-TEXT: Plan = {
-    graph: [("", quantize_rows), (r"tokens\.weight$", quantize_tables)] for graph in ("encoder", "decoder", "aligner")
-}
-IMAGE = TEXT
+_ROWS = [("", quantize_rows), (r"tokens\.weight$", quantize_tables)]
+IMAGE: Plan = {"encoder": _ROWS, "decoder": _ROWS, "aligner": _ROWS}
+TEXT: Plan = {**IMAGE, "encoder": [("", cut_heads_within), *_ROWS], GREEDY: _ROWS}
 
 
 def quantize(steps: Sequence[tuple[str, Method]], model: ir.Model, known: Mapping[str, Scales]) -> None:

@@ -21,7 +21,7 @@ _BLOCKS = range(32, 1025)
 _ROWWISE = {"Add", "Mul"}
 
 
-class _Ranked(NamedTuple):
+class Ranked(NamedTuple):
     """What is said of m rows: logits (m, best), tokens (m, best) and log(sum(exp(logits))) (m,)."""
 
     logits: ir.Value
@@ -72,7 +72,7 @@ def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, rows: int | None)
     """The node, put into the graph, whose outputs are all logits and nothing ranked, or the other way round."""
     outer, some, everything = Nodes(model), Nodes(model), Nodes(model)
     start = outer.integers(0)
-    ranked = _rank(some, _again(some, logits), best) if rows is None else _by_rows(some, logits, best, rows)
+    ranked = rank(some, _again(some, logits), best) if rows is None else _by_rows(some, logits, best, rows)
     then = [some("Slice", _product(logits)[0], start, start, start), *ranked]
     whole = everything("Identity", _again(everything, logits))
     whole.shape, whole.type = logits.shape, logits.type
@@ -87,18 +87,18 @@ def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, rows: int | None)
     return choice
 
 
-def _by_rows(nodes: Nodes, logits: ir.Value, best: ir.Value, rows: int) -> _Ranked:
+def _by_rows(nodes: Nodes, logits: ir.Value, best: ir.Value, rows: int) -> Ranked:
     """Rank `rows` rows at a time."""
     number = ir.Value(name="rank.trip", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64))
     goes = ir.Value(name="rank.goes", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
     before = [
         ir.Value(name=f"rank.before.{name}", shape=ir.Shape([None] * axes), type=ir.TensorType(kind))
-        for name, axes, kind in zip(_Ranked._fields, (2, 2, 1), _KINDS, strict=True)
+        for name, axes, kind in zip(Ranked._fields, (2, 2, 1), _KINDS, strict=True)
     ]
     within, first = Nodes(nodes.model), nodes.integers(0)
     start = within("Mul", number, within.integers(rows))
     end = within("Add", start, within.integers(rows))
-    found = _rank(within, _again(within, logits, lambda value: within("Slice", value, start, end, first)), best)
+    found = rank(within, _again(within, logits, lambda value: within("Slice", value, start, end, first)), best)
     after = [within("Concat", *pair, axis=0) for pair in zip(before, found, strict=True)]
     body = _body("rows", [number, goes, *before], [within("Identity", goes), *after], within)
     count = nodes("Shape", _product(logits)[0], start=0, end=1)
@@ -106,7 +106,7 @@ def _by_rows(nodes: Nodes, logits: ir.Value, best: ir.Value, rows: int) -> _Rank
     none = _empty(nodes, nodes("Concat", first, best, axis=0))
     loop = ir.Node("", "Loop", [nodes("Squeeze", trips), None, *none], [ir.AttrGraph("body", body)], num_outputs=3)
     nodes.made.append(loop)
-    return _Ranked(*loop.outputs)
+    return Ranked(*loop.outputs)
 
 
 def _body(name: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], nodes: Nodes) -> ir.Graph:
@@ -117,12 +117,12 @@ def _body(name: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], no
     return ir.Graph(inputs, outputs, nodes=nodes.made, name=name)
 
 
-def _empty(nodes: Nodes, shape: ir.Value) -> _Ranked:
+def _empty(nodes: Nodes, shape: ir.Value) -> Ranked:
     """What is said of no rows: `shape` (0, best) of logits and tokens."""
     none = nodes.integers(0)
     zero = constant(nodes.model, "rank.zero", np.zeros(1, np.float32))
     number = constant(nodes.model, "rank.number", np.zeros(1, np.int64))
-    return _Ranked(nodes("Expand", zero, shape), nodes("Expand", number, shape), nodes("Expand", zero, none))
+    return Ranked(nodes("Expand", zero, shape), nodes("Expand", number, shape), nodes("Expand", zero, none))
 
 
 def _product(logits: ir.Value) -> tuple[ir.Value, Sequence[ir.Node]]:
@@ -148,11 +148,12 @@ def _again(nodes: Nodes, logits: ir.Value, part: Callable[[ir.Value], ir.Value] 
     return made[logits]
 
 
-def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> _Ranked:
+def rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
+    """The `best` (1,) int64 largest of `logits` (m, vocabulary), and the sum of all, as nodes of a graph."""
     vocabulary = None if logits.shape is None else logits.shape[1]
     size = _block(vocabulary) if isinstance(vocabulary, int) else None
     largest, tokens = _top(nodes, logits, best) if size is None else _in_blocks(nodes, logits, best, size)
-    return _Ranked(largest, tokens, _total(nodes, logits, nodes("Gather", largest, nodes.integers(0), axis=1)))
+    return Ranked(largest, tokens, _total(nodes, logits, nodes("Gather", largest, nodes.integers(0), axis=1)))
 
 
 def _total(nodes: Nodes, logits: ir.Value, highest: ir.Value) -> ir.Value:

@@ -18,6 +18,8 @@ from heedful.runtime.errors import CheckpointError, ExportError
 _HEAD = struct.Struct("<6Q")
 _MAGIC = 0xF11A48D5013417F5
 FILE = "shortlist.npz"
+SHORT = {"decoder": "shortlist", "greedy": "greedy-shortlist"}
+"""Graphs that keep to the shortlist, by those that do not."""
 
 
 @dataclass(frozen=True)

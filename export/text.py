@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from heedful.export.checkpoint import Checkpoint, read_json
 from heedful.export.family import Family, Subject
 from heedful.export.generation import first, search
 from heedful.export.graphs import Graph, Reading, build_graphs
+from heedful.export.greedy import step_graph
 from heedful.export.plan import TEXT
 from heedful.export.tokenizers import build_tokenizers
 from heedful.export.weights import NameTable, load_weights
@@ -21,6 +23,7 @@ from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.device import choose_device
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.errors import CheckpointError
+from heedful.runtime.text.greedy import write
 from heedful.runtime.text.model import TextModel
 
 # read by any model, whatever its language, when a bundle is checked
@@ -178,7 +181,8 @@ def graphs(model: Seq2Seq, description: dict[str, Any]) -> list[Graph]:
     """The graphs to trace."""
     source = {"source": torch.zeros(2, 5, dtype=torch.int64), "lengths": torch.full((2,), 5)}
     axes = {"source": {0: "b", 1: "frames"}, "lengths": {0: "b"}}
-    return build_graphs(model, source, axes, reading(model, description))
+    steps = [step_graph(model)] if model.config.decoder.layer.recurrent else []
+    return [*build_graphs(model, source, axes, reading(model, description)), *steps]
 
 
 def reading(model: Seq2Seq, description: dict[str, Any]) -> Reading:
@@ -208,4 +212,5 @@ def subject(model: Seq2Seq, bundle: Bundle) -> Subject:
         header=framing.start,
         end=opened.end,
         reading=reading(model, bundle.manifest["text"]),
+        alone=partial(write, opened, framing.start[0]) if opened.has_greedy else None,
     )

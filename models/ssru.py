@@ -36,16 +36,19 @@ class SSRU(nn.Module):
 
         Without a cache the n tokens follow one another. With one they are written to slots `at` (b,) and on, and each
         continues the last token before them that `mask` (b, 1, n, slots), bool, lets it see: to read a text of several
-        tokens into a cache, feed it one by one.
+        tokens into a cache, feed it one by one. Without `at` the cache has one slot, which the one new token continues
+        and takes.
         """
         gate, new = self.gate_input(x).chunk(2, dim=-1)
-        new = (-gate).sigmoid() * new
-        if cache is None or at is None:
+        if cache is None:
             # log(sigmoid), which ONNX has no operator for: the logarithm of a sigmoid of -90 would be infinite
-            states = unroll(-F.softplus(-gate), new)
+            states = unroll(-F.softplus(-gate), (-gate).sigmoid() * new)
             return Attended(states.relu(), None), State(states[:, None])
-        states = gate.sigmoid() * parent_states(cache, mask, at) + new
-        return Attended(states.relu(), None), write(cache, State(states[:, None]), at)
+        before = cache.state.squeeze(1) if at is None else parent_states(cache, mask, at)
+        # f * before + (1 - f) * new
+        states = new + gate.sigmoid() * (before - new)
+        present = State(states[:, None])
+        return Attended(states.relu(), None), present if at is None else write(cache, present, at)
 
 
 def unroll(log_forget: Tensor, new: Tensor) -> Tensor:

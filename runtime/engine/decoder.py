@@ -10,16 +10,12 @@ import onnxruntime as ort
 from numpy.typing import DTypeLike, NDArray
 
 from heedful.runtime.engine.buffers import Buffer
-from heedful.runtime.engine.device import Device
+from heedful.runtime.engine.device import RUN, Device
 from heedful.runtime.engine.inputs import Inputs
 from heedful.runtime.engine.rows import Rows, Shape
 
 FEW = 8
 """New tokens up to which a decoder's graph may attend to each on its own (export/fold.py)."""
-
-# the default, said aloud: where nothing is said, onnxruntime's Python raises and catches an error in every run, 30 us
-_OPTIONS = ort.RunOptions()
-_OPTIONS.add_run_config_entry("gpu_graph_id", "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +176,7 @@ class Decoder:
         outputs = self._prepare(kind, count, best)
         self.buffers.bind(self.binding, places)
         self.inputs.bind()
-        self.session.run_with_iobinding(self.binding, _OPTIONS)
+        self.session.run_with_iobinding(self.binding, RUN)
         return Best(*outputs.values()) if best else All(*outputs.values())
 
     def _prepare(self, kind: _Kind, count: int, best: int) -> dict[str, NDArray[Any]]:

@@ -18,6 +18,10 @@ log = logging.getLogger("heedful")
 DeviceName = Literal["auto", "cpu", "cuda"]
 _CUDA_PROVIDER = "CUDAExecutionProvider"
 
+RUN = ort.RunOptions()
+"""The default, said aloud: where nothing is said, onnxruntime's Python raises an error in every run, and catches it."""
+RUN.add_run_config_entry("gpu_graph_id", "0")
+
 
 @dataclass(frozen=True, slots=True)
 class Device:

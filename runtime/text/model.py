@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from heedful.runtime.engine.decoder import Decoder
+from heedful.runtime.engine.device import RUN
 from heedful.runtime.engine.model import Model
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.errors import InputError
@@ -18,6 +19,8 @@ from heedful.runtime.text.tokens import TextTokens
 _STRIDE = 2
 # bytes of weights; below it threads wait for one another longer than they save (docs/performance.md)
 _LARGE = 64 << 20
+GREEDY = {False: "greedy", True: "greedy-shortlist"}
+"""Graphs that write a text in one run, by whether they keep to the shortlist (export/greedy.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +100,32 @@ class TextModel(Model):
         """Whether the bundle says which tokens a translation may use."""
         return "shortlist.npz" in self.bundle.manifest["files"]
 
+    @property
+    def has_greedy(self) -> bool:
+        """Whether the bundle has graphs that write a text in one run, which are for the CPU."""
+        return self.device.name == "cpu" and f"{GREEDY[False]}.onnx" in self.bundle.manifest["files"]
+
+    def decoder(self, rows: int) -> Decoder:
+        self._expect_greedy(short=False)
+        return super().decoder(rows)
+
     def short_decoder(self, rows: int) -> ShortDecoder:
         """A decoder that looks at the tokens that the bundle's shortlist allows, and at no others."""
+        self._expect_greedy(short=True)
         if self._shortlist is None:
             self._shortlist = Shortlist(self.bundle)
         return ShortDecoder(self._shortlist, self.sessions.open("shortlist"), self.shape, self.device, rows)
+
+    def _expect_greedy(self, *, short: bool) -> None:
+        """A text by itself is likely to come: have its graph opened meanwhile."""
+        if self.has_greedy:
+            self.sessions.open_ahead(GREEDY[short])
 
     def encode(self, decoder: Decoder, sources: Mapping[int, Sequence[int]]) -> None:
         """Write what the decoder attends to for each row's source tokens, framing included."""
         if isinstance(decoder, ShortDecoder):
             decoder.allow(dict(sources))
+        names = [f"memory.{name}" for name in decoder.memory]
         shapes: dict[int, list[int]] = {}
         for row, source in sources.items():
             shapes.setdefault(_STRIDE * -(-len(source) // _STRIDE), []).append(row)
@@ -115,7 +134,7 @@ class TextModel(Model):
             lengths = np.array([len(sources[row]) for row in rows])
             for i, row in enumerate(rows):
                 tokens[i, : lengths[i]] = sources[row]
-            outputs = self.encoder.run(None, {"source": tokens, "lengths": lengths})
+            outputs = self.encoder.run(names, {"source": tokens, "lengths": lengths}, RUN)
             for i, row in enumerate(rows):
                 parts = (output[i, :, : lengths[i]] for output in outputs)
                 decoder.buffers.remember(row, dict(zip(decoder.memory, parts, strict=True)))

@@ -67,6 +67,10 @@ class ShortDecoder(Decoder):
         for row, allowed in self.allowed.items():
             self.mask[row, allowed[self.tokens]] = 0
 
+    def words(self, row: int) -> dict[str, NDArray[Any]]:
+        """What a graph that writes about `row` takes: the tokens, their rows of the matrix, and which are allowed."""
+        return self.given | {"words": self.tokens, "allowed": self.mask[[row]]}
+
     def release(self, row: int) -> None:
         super().release(row)
         self.allowed.pop(row, None)

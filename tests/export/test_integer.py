@@ -125,6 +125,32 @@ def test_a_product_is_that_of_integers(rows: int, k: int, n: int, seed: int, act
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("scale", [0.01, 0.05])
+def test_what_leaves_a_relu_has_all_integers_above_zero(scale: float) -> None:
+    """And needs no node for it: with the smaller scale some of it is cut off at 255 units too."""
+    rng = np.random.default_rng(3)
+    codes = rng.integers(-MOST, MOST, (40, 7), endpoint=True)
+    nodes = [helper.make_node("Relu", ["x"], ["r"]), helper.make_node("MatMul", ["r", "model.w"], ["y"])]
+    graph = model(nodes, {"model.w": (codes * 0.01).astype(np.float32)})
+    quantize_known(graph, {"w": Scales(scale, np.full(7, 0.01, np.float32))})
+    assert operators(graph) == ["QuantizeLinear", "MatMulIntegerToFloat"]
+    x = rng.standard_normal((5, 40), np.float32) * 2
+    expected = np.clip(np.rint(x / np.float32(scale)), 0, 255) @ codes * (scale * 0.01)
+    (found,) = run(graph, x=x)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_relu_that_others_read_stays() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("MatMul", ["r", "model.w"], ["y"]),
+        helper.make_node("Neg", ["r"], ["z"]),
+    ]
+    graph = model(nodes, {"model.w": np.eye(8, dtype=np.float32)})
+    quantize_known(graph, {"w": Scales(0.1, np.full(8, 1 / MOST, np.float32))})
+    assert operators(graph) == ["Relu", "QuantizeLinear", "MatMulIntegerToFloat", "Neg"]
+
+
 @pytest.mark.parametrize("form", PRODUCTS)
 def test_half_units_are_rounded_to_even(form: Form) -> None:
     x = np.array([[-2.5, -1.5, -0.5, 0.5, 1.5, 2.5]], np.float32).T * 0.25

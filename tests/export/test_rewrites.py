@@ -17,6 +17,7 @@ from heedful.export import whisper
 from heedful.export.flash import use_flash
 from heedful.export.fold import drop_zeros, fold_queries, fold_scales
 from heedful.export.graphs import Graph
+from heedful.export.heads import cut_heads_within
 from heedful.export.trace import trace
 from heedful.models.text import StackConfig, TokenDecoder
 from heedful.models.transformer import LayerConfig
@@ -168,6 +169,22 @@ def test_flash_attention_gives_the_same(traced: Callable[[str], onnx.ModelProto]
     waveform = 0.1 * np.random.default_rng(0).standard_normal((1, CONFIG.samples)).astype(np.float32)
     for found, expected in zip(run(after, {"waveform": waveform}), run(before, {"waveform": waveform}), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("graph", ["encoder", "aligner"])
+def test_heads_cut_by_the_operator_give_the_same_bits(traced: Callable[[str], onnx.ModelProto], graph: str) -> None:
+    """Without a mask and with one."""
+    before = traced(graph)
+    after = rewritten(before, cut_heads_within)
+    assert operators(after)["Attention"] == operators(before)["Attention"] == LAYERS
+    assert operators(after)["Transpose"] == operators(before)["Transpose"] - 2 * LAYERS
+    rng = np.random.default_rng(0)
+    inputs: dict[str, Array] = {"waveform": 0.1 * rng.standard_normal((1, CONFIG.samples)).astype(np.float32)}
+    if graph == "aligner":
+        memory = {name: value for name, value in step(1, 9).items() if name.startswith("memory")}
+        inputs = {"tokens": rng.integers(0, CONFIG.vocabulary, (1, 9)), **memory}
+    for found, expected in zip(run(after, inputs), run(before, inputs), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_attention_with_a_mask_or_to_a_memory_is_left_to_the_standard_operator(

@@ -33,7 +33,7 @@ from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.load import load
 from heedful.runtime.text.model import TextModel
 from heedful.runtime.text.options import TextOptions
-from heedful.runtime.text.writer import Request
+from heedful.runtime.text.request import Request
 
 hf: Any = transformers
 
