@@ -199,10 +199,9 @@ def _alone_is_the_same(subject: Subject, decoder: Decoder, row: int) -> bool:
     """Whether a text is the same written in one run, where it can be, and step by step."""
     if subject.alone is None:
         return True
-    stepwise, at_once = (Sample(Limits(subject.end, _STEPS)) for _ in range(2))
-    generate(decoder, [Job(row, subject.header, stepwise)])
-    subject.alone(decoder, row, _STEPS, at_once)
-    return at_once.results()[0].tokens == stepwise.results()[0].tokens
+    search = Sample(Limits(subject.end, _STEPS))
+    generate(decoder, [Job(row, subject.header, search)])
+    return search.results()[0].tokens == subject.alone(decoder, row, _STEPS).tokens
 
 
 def _teacher_forced(

@@ -15,7 +15,7 @@ from heedful.export.shortlist import Shortlist
 from heedful.models.cache import KeyValue
 from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.decoder import Decoder
-from heedful.runtime.engine.search import Search
+from heedful.runtime.engine.search import Hypothesis
 
 
 class Opened(Protocol):
@@ -35,7 +35,7 @@ class Subject:
 
     `inputs` are what `opened.encode` takes, `memory` what the model made of them, as far as `lengths` if given. Texts
     are begun with each of `prompts`, and with `header` where one is enough; they never `end`. `alone`, of bundles that
-    have a graph for it, advances a greedy search about a row of a decoder, by so many tokens at most, in one run.
+    have a graph for it, is what greedy search finds in one run, given a decoder, its row and how many tokens at most.
     """
 
     model: Model
@@ -47,7 +47,7 @@ class Subject:
     header: list[int]
     end: int
     reading: Reading
-    alone: Callable[[Decoder, int, int, Search], None] | None = None
+    alone: Callable[[Decoder, int, int], Hypothesis] | None = None
 
 
 @dataclass(frozen=True)

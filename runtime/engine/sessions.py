@@ -32,10 +32,10 @@ class Sessions:
 
     def open_ahead(self, graph: str) -> "Future[ort.InferenceSession]":
         """The session of `graph` to come, which a thread begins to open if none has; what failed is tried again."""
-        path = self.bundle.file(f"{graph}.onnx")
         with self._lock:
             found = self._opened.get(graph)
             if found is None or (found.done() and found.exception() is not None):
+                path = self.bundle.file(f"{graph}.onnx")
                 opener = ThreadPoolExecutor(1, "heedful-open")
                 found = self._opened[graph] = opener.submit(open_session, path, self.device, self.threads)
                 opener.shutdown(wait=False)

@@ -2,20 +2,20 @@
 
 import numpy as np
 
-from heedful.runtime.engine.decoder import Best, Decoder
+from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.device import RUN
-from heedful.runtime.engine.search import Search
+from heedful.runtime.engine.search import Hypothesis
 from heedful.runtime.text.model import GREEDY, TextModel
 from heedful.runtime.text.shortlist import ShortDecoder
 
 _OUTPUTS = ("written", "logit", "total")
 
 
-def write(model: TextModel, first: int, decoder: Decoder, row: int, steps: int, search: Search) -> None:
-    """Have `search`, greedy and without rules, choose all its tokens, `steps` at most, after the token `first`.
+def write(model: TextModel, first: int, decoder: Decoder, row: int, steps: int) -> Hypothesis:
+    """What greedy search without rules writes after the token `first`, in `steps` tokens at most: what `Sample` finds.
 
-    It sees what it would see step by step. The text is about what `decoder`, of `model` on the CPU, remembers in `row`,
-    whose slots are then free; its caches are not written to.
+    The text is about what `decoder`, of `model` on the CPU, remembers in `row`, whose slots are then free; its caches
+    are not written to.
     """
     words = decoder.words(row) if isinstance(decoder, ShortDecoder) else {}
     given = {
@@ -25,8 +25,13 @@ def write(model: TextModel, first: int, decoder: Decoder, row: int, steps: int, 
         **decoder.buffers.remembered(row),
         **words,
     }
-    tokens, logits, totals = model.sessions.open(GREEDY[bool(words)]).run(_OUTPUTS, given, RUN)
-    for i in range(len(tokens)):
-        here = slice(i, i + 1)
-        search.advance(Best(logits[here, None], tokens[here, None], totals[here]))
+    found = model.sessions.open(GREEDY[bool(words)]).run(_OUTPUTS, given, RUN)
     decoder.release(row)
+    tokens, logits, totals = (output.tolist() for output in found)
+    logprob = 0.0
+    # not by sum(), which from Python 3.12 on rounds otherwise than a search that adds one after the other
+    for logit, total in zip(logits, totals, strict=True):
+        logprob += logit - total
+    ended = tokens[-1] == model.end
+    text = tuple(tokens[:-1] if ended else tokens)
+    return Hypothesis(text, logprob, logprob / (len(text) + 1), ended)

@@ -11,7 +11,7 @@ import numpy as np
 
 from heedful.runtime.engine.generate import Job
 from heedful.runtime.engine.lanes import Lanes, LanesByDecoder, Place
-from heedful.runtime.engine.search import Search
+from heedful.runtime.engine.search import Hypothesis
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.errors import InputError
 from heedful.runtime.text.alignment import link
@@ -100,36 +100,29 @@ class Writer:
 
     def _write(self, request: Request, place: Place[TextModel], tasks: Sequence[Task]) -> None:
         sources = {row: request.framing.source(task.tokens) for row, task in zip(place.rows, tasks, strict=True)}
-        searches = {row: request.search(source) for row, source in sources.items()}
-        self._search(request, place, sources, searches)
-        for (row, search), task in zip(searches.items(), tasks, strict=True):
-            best = search.results()[0]
+        for (row, best), task in zip(self._best(request, place, sources).items(), tasks, strict=True):
             text = self.model.tokens.text(best.tokens)
             task.sentence = Sentence(task.piece.text, text, best.avg_logprob, best.tokens)
             if request.options.alignment:
                 task.sentence = self._aligned(request, place, row, task, task.sentence)
 
-    def _search(
-        self,
-        request: Request,
-        place: Place[TextModel],
-        sources: Mapping[int, Sequence[int]],
-        searches: Mapping[int, Search],
-    ) -> None:
-        """Have every search come to its end, about the source tokens of its row."""
+    def _best(
+        self, request: Request, place: Place[TextModel], sources: Mapping[int, Sequence[int]]
+    ) -> dict[int, Hypothesis]:
+        """The best that is found about the source tokens of each row."""
         batcher, start = place.batcher, request.framing.start
         encode = partial(place.model.encode, batcher.decoder, sources)
         if len(sources) == 1 and request.is_plain and place.model.has_greedy and batcher.idle:
             ((row, source),) = sources.items()
-            length, search = request.length(source), searches[row]
 
-            def alone() -> None:
+            def alone() -> Hypothesis:
                 encode()
-                write(place.model, start[0], batcher.decoder, row, length, search)
+                return write(place.model, start[0], batcher.decoder, row, request.length(source))
 
-            batcher.call(alone)
-            return
-        batcher.generate([Job(row, start, search) for row, search in searches.items()], encode)
+            return {row: batcher.call(alone)}
+        jobs = [Job(row, start, request.search(source)) for row, source in sources.items()]
+        batcher.generate(jobs, encode)
+        return {job.row: job.search.results()[0] for job in jobs}
 
     def _aligned(self, request: Request, place: Place[TextModel], row: int, task: Task, sentence: Sentence) -> Sentence:
         start, batcher = request.framing.start, place.batcher
