@@ -17,7 +17,7 @@ from torch import nn
 
 from heedful.export.constants import MICROSOFT, Nodes, constant, integers
 from heedful.export.quantize import bias_of, products, replace, weight_name
-from heedful.export.scales import column_scales
+from heedful.export.scales import column_scales, in_units
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,12 @@ def set_scales(module: nn.Module, activation: float, columns: torch.Tensor) -> N
 
 
 def find_scales(model: nn.Module) -> dict[str, Scales]:
-    """The scales noted in `model`, by the names of the weights; a column's is larger where its pairs need it."""
+    """The scales noted in `model`, by the names of the weights."""
     found = {}
     for path, module in model.named_modules(remove_duplicate=False):
         buffers = dict(module.named_buffers(recurse=False))
         if "column_scale" in buffers:
-            weight = module.get_parameter("weight").detach().float().numpy()
-            columns = np.maximum(buffers["column_scale"].float().numpy(), column_scales(weight.T))
+            columns = buffers["column_scale"].float().numpy()
             found[f"{path}.weight"] = Scales(float(buffers["activation_scale"]), columns)
     return found
 
@@ -140,7 +139,7 @@ def _product(
 ) -> ir.Node:
     """The product of `quantized`, given its scale and its zero, with `weight` (k, n) in place of `node`'s."""
     name, (scale, zero) = weight_name(node), unit
-    matrix = np.rint(weight / columns).clip(-127, 127).astype(np.int8)
+    matrix = in_units(weight, columns)
     factors = constant(model, f"{name}.columns", columns)
     if node.op_type != "Gemm":
         inputs = [quantized, constant(model, f"{name}.int8", matrix), scale, factors, zero, None, bias]
@@ -170,7 +169,7 @@ def _look_up(model: ir.Model, node: ir.Node, columns: NDArray[np.float32]) -> No
     table, index = node.inputs[0], node.inputs[1]
     assert table is not None
     assert table.const_value is not None
-    integers_ = np.rint(table.const_value.numpy() / columns[:, None]).clip(-127, 127).astype(np.int8)
+    integers_ = np.ascontiguousarray(in_units(table.const_value.numpy().T, columns).T)
     rows = ir.node("Gather", [constant(model, f"{table.name}.int8", integers_), index], {"axis": 0})
     factors = ir.node("Gather", [constant(model, f"{table.name}.columns", columns), index], {"axis": 0})
     real = ir.node("Cast", rows.outputs, {"to": ir.DataType.FLOAT})

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from heedful.export.constants import MICROSOFT, constant
-from heedful.export.scales import column_scales
+from heedful.export.scales import column_scales, in_units
 
 _BLOCKS = (64, 32, 16)
 # the front end computes a spectrum of large range: it is small and stays in float32
@@ -31,7 +31,7 @@ def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
     """
     for node, weight in products(model, pattern):
         scale = column_scales(weight)
-        quantized = np.rint(weight / scale).astype(np.int8)
+        quantized = in_units(weight, scale)
         add, bias = bias_of(node)
         inputs = [
             node.inputs[0],

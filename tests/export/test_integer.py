@@ -363,15 +363,6 @@ def test_scales_are_noted_with_the_module_under_all_its_names() -> None:
     assert set(inner.state_dict()) == {"weight", "bias"}
 
 
-def test_a_noted_scale_grows_where_two_neighbours_would_overflow() -> None:
-    """Each within 127 units, but together 254: no CPU without VNNI adds that up times 255."""
-    module = nn.Linear(2, 2)
-    with torch.no_grad():
-        module.weight.copy_(torch.tensor([[127.0, 127.0], [127.0, -127.0]]))
-    set_scales(module, 1.0, torch.ones(2))
-    assert find_scales(nn.Sequential(module))["0.weight"].columns.tolist() == [2.0, 1.0]
-
-
 @pytest.mark.network
 def test_a_real_student_has_its_embedding_once(translate_bundle: Callable[[str], Path]) -> None:
     bundle = translate_bundle("int8")
