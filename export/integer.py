@@ -17,7 +17,7 @@ from torch import nn
 
 from heedful.export.constants import MICROSOFT, Nodes, constant, integers
 from heedful.export.quantize import bias_of, products, replace, weight_name
-from heedful.export.scales import column_scales, in_units
+from heedful.export.scales import column_scales, fitted, in_units
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,13 @@ def set_scales(module: nn.Module, activation: float, columns: torch.Tensor) -> N
 
 
 def find_scales(model: nn.Module) -> dict[str, Scales]:
-    """The scales noted in `model`, by the names of the weights."""
+    """The scales noted in `model`, by the names of the weights, larger where that loses less (export/scales.py)."""
     found = {}
     for path, module in model.named_modules(remove_duplicate=False):
         buffers = dict(module.named_buffers(recurse=False))
         if "column_scale" in buffers:
-            columns = buffers["column_scale"].float().numpy()
+            weight = module.get_parameter("weight").detach().float().numpy()
+            columns = fitted(weight.T, buffers["column_scale"].float().numpy())
             found[f"{path}.weight"] = Scales(float(buffers["activation_scale"]), columns)
     return found
 

@@ -32,8 +32,8 @@ def column_scales(weight: NDArray[np.float32]) -> NDArray[np.float32]:
 def in_units(weight: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.int8]:
     """`weight` (k, n) in units of the scales `columns` (n,), rounded to even: (k, n) int8.
 
-    With scales that a model states a pair may come to more than fits: each of the two then gives up half of the excess,
-    which is less of an error than a larger scale for the whole column.
+    With other scales than `column_scales` a pair may come to more than fits: each of the two then gives up half of the
+    excess.
     """
     units = np.rint(weight / columns).clip(-MOST, MOST).astype(np.int16)
     pairs = _pairs(units)
@@ -43,6 +43,15 @@ def in_units(weight: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArr
     pairs[:, 0] -= signs[:, 0] * (excess // 2)
     pairs[:, 1] -= signs[:, 1] * (excess - excess // 2)
     return np.ascontiguousarray(pairs.reshape(-1, weight.shape[1])[: len(weight)].astype(np.int8))
+
+
+def fitted(weight: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The scales `columns` (n,) that a model states for `weight` (k, n), or larger ones for those columns whose pairs
+    would give up more than all their weights lose by another rounding.
+    """
+    larger = np.maximum(columns, column_scales(weight))
+    losses = [((in_units(weight, scales) * scales - weight) ** 2).sum(0) for scales in (columns, larger)]
+    return np.where(losses[0] <= losses[1], columns, larger)
 
 
 def _pairs(weight: NDArray[np.generic]) -> NDArray[Any]:

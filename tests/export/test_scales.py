@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from heedful.export.scales import MOST, column_scales, in_units
+from heedful.export.scales import MOST, column_scales, fitted, in_units
 
 Integers = NDArray[np.int64]
 
@@ -44,6 +44,15 @@ def test_with_a_given_scale_pairs_give_up_what_is_too_much(k: int, n: int, seed:
             excess = max(abs(pair.sum()) - 128, 0) if len(pair) == 2 and pair.prod() > 0 else 0
             assert np.abs(pair - found).sum() == excess
             assert np.abs(pair - found).max() <= (excess + 1) // 2
+
+
+def test_a_given_scale_grows_where_that_loses_less() -> None:
+    """Columns of many small weights beside a pair that is a little too much, far too much, or of two signs."""
+    rng = np.random.default_rng(0)
+    weight = np.rint(rng.normal(0, 10, (64, 3))).astype(np.float32)
+    weight[:2] = [[66, 120, 127], [66, 120, -127]]
+    stated = np.ones(3, np.float32)
+    assert (fitted(weight, stated) > stated).tolist() == [False, True, False]
 
 
 def test_a_weight_of_zeros_has_a_scale() -> None:
