@@ -29,6 +29,7 @@ from heedful.runtime.engine.decoder import Feed
 from heedful.runtime.engine.device import choose_device
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.engine.slots import Slots
+from heedful.runtime.load import load as load_bundle
 from heedful.runtime.text.model import TextModel
 
 Array = NDArray[np.float64]
@@ -267,6 +268,12 @@ def test_a_seeded_bundle_says_what_it_should(student: Student, seeded: Path, tmp
 
 def test_the_real_bundle_says_what_it_should(student_en_pt: Path, translate_bundle: Callable[[str], Path]) -> None:
     check_bundle(opened(student_en_pt, 12), translate_bundle("fp32"))
+
+
+def test_a_text_by_itself_is_the_same_as_in_company(seeded: Path, tmp_path: Path) -> None:
+    translate = load_bundle(export(seeded, tmp_path / "bundle", "int8"), "cpu", threads=1)
+    assert translate.model.has_greedy
+    assert [translate(line) for line in LINES] == translate(LINES)
 
 
 def test_the_source_matters_and_so_do_all_tokens_before(student: Student) -> None:
