@@ -14,7 +14,7 @@ from heedful.export.certificate import certify
 from heedful.export.checkpoint import Checkpoint, open_checkpoint
 from heedful.export.families import find_family
 from heedful.export.family import Family
-from heedful.export.flash import use_flash
+from heedful.export.flash import cut_heads_within, use_flash
 from heedful.export.fold import drop_zeros, fold_queries, fold_scales
 from heedful.export.greedy import repeat
 from heedful.export.integer import find_scales
@@ -139,6 +139,7 @@ def _graphs(
         known = find_scales(model)
         for name, graph_model in traced.items():
             use_flash(graph_model)
+            cut_heads_within(graph_model)
             quantize(family.plan[name], graph_model, known)
     for decoder in _decoders(traced):
         fold_queries(decoder)
@@ -162,9 +163,8 @@ def _stored(
     decoder = graphs["decoder"]
     sources: dict[str, str] = {}
     files: list[str] = []
-    stepping = [name for name in ("decoder", GREEDY) if name in graphs]
     if shortlist is not None:
-        for name in stepping:
+        for name in [name for name in SHORT if name in graphs]:
             graphs[SHORT[name]], sources = shorten(graphs[name])
         # few, and with a loop of its own a single sentence would take longer
         rank_logits(graphs[SHORT["decoder"]])

@@ -1,5 +1,7 @@
 """What rewrites of a graph share: constants made on first use, nodes made in order, onnxruntime's own operators."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -35,6 +37,13 @@ class Nodes:
         """The output of a new node."""
         self.made.append(ir.node(operator, inputs, attributes, domain=domain))
         return self.made[-1].outputs[0]
+
+    def body(self, name: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Graph:
+        """The nodes as the body called `name` of another; their names must not be those of the graph around it."""
+        for i, node in enumerate(self.made):
+            for j, value in enumerate(node.outputs):
+                value.name = f"{name}.{i}.{j}"
+        return ir.Graph(inputs, outputs, nodes=self.made, name=name)
 
     def integers(self, *numbers: int) -> ir.Value:
         """The constant vector of `numbers`, int64."""

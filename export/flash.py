@@ -1,11 +1,11 @@
-"""Attention of an encoder by onnxruntime's flash kernel, which never holds the scores of all pairs.
+"""Self-attention over rows that are not cut into heads before: by a kernel that needs less memory, or by fewer nodes.
 
-The standard operator's CPU kernel is as fast, but stores queries x keys x heads scores: 72 MB for Whisper base, where
-the flash kernel needs little more than its output. Source of the algorithm: Dao et al. 2022, arXiv 2205.14135.
+onnxruntime's flash kernel never holds the scores of all pairs. The standard operator's is as fast, but stores queries x
+keys x heads scores: 72 MB for Whisper base, where the flash kernel needs little more than its output. Source of the
+algorithm: Dao et al. 2022, arXiv 2205.14135.
 """
 
-import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import onnx_ir as ir
 
@@ -14,34 +14,55 @@ from heedful.export.constants import MICROSOFT, integers
 _SWAP_HEADS = (0, 2, 1, 3)
 
 
-class Place(NamedTuple):
-    """Where a self-attention stands: its input (b, n, 3 * h * d), its output (b, n, h * d), the nodes between."""
+class _Place(NamedTuple):
+    """Where a self-attention stands: its input (b, n, 3 * h * d), its output (b, n, h * d), the nodes between, h, d."""
 
     source: ir.Value
     output: ir.Value
     nodes: list[ir.Node]
+    heads: int
+    head_dim: int
 
 
 def use_flash(model: ir.Model) -> None:
     """Put `MultiHeadAttention` in place of every self-attention without a mask in `model`, with its transposes."""
     for node in [node for node in model.graph if node.op_type == "Attention"]:
-        place = find_place(node) if not any(node.inputs[3:]) else None
+        place = _place(node) if not any(node.inputs[3:]) else None
         if place is None:
             continue
-        heads, width = heads_and_width(node)
-        parts = ir.node("Split", [place.source, integers(model, [width] * 3)], {"axis": -1}, num_outputs=3)
         # without a scale both operators take 1 / sqrt(d)
-        scale = node.attributes["scale"].as_float() if "scale" in node.attributes else math.sqrt(heads / width)
-        attributes = {"num_heads": heads, "scale": scale}
-        attention = ir.node("MultiHeadAttention", parts.outputs, attributes, domain=MICROSOFT)
-        last = place.nodes[-1]
-        ir.convenience.replace_nodes_and_values(
-            model.graph, last, place.nodes, [parts, attention], [place.output], [attention.outputs[0]]
-        )
+        scale = node.attributes["scale"].as_float() if "scale" in node.attributes else place.head_dim**-0.5
+        attributes = {"num_heads": place.heads, "scale": scale}
+        _attend_to_rows(model, place, "MultiHeadAttention", attributes, domain=MICROSOFT)
         model.opset_imports.setdefault(MICROSOFT, 1)
 
 
-def find_place(attention: ir.Node) -> Place | None:
+def cut_heads_within(model: ir.Model) -> None:
+    """Have every other self-attention of `model` whose surroundings allow it cut rows into heads itself: the same bits.
+
+    A student's encoder takes a tenth less for a short text, a twentieth less for many.
+    """
+    for node in [node for node in model.graph if node.op_type == "Attention"]:
+        place = _place(node)
+        if place is not None:
+            attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+            attributes |= {"q_num_heads": place.heads, "kv_num_heads": place.heads}
+            _attend_to_rows(model, place, "Attention", attributes, *node.inputs[3:])
+
+
+def _attend_to_rows(
+    model: ir.Model, place: _Place, operator: str, attributes: dict[str, Any], *rest: ir.Value | None, domain: str = ""
+) -> None:
+    """Put `operator`, given queries, keys and values (b, n, h * d) and the `rest`, in `place`."""
+    sizes = integers(model, [place.heads * place.head_dim] * 3)
+    parts = ir.node("Split", [place.source, sizes], {"axis": -1}, num_outputs=3)
+    attention = ir.node(operator, [*parts.outputs, *rest], attributes, domain=domain)
+    ir.convenience.replace_nodes_and_values(
+        model.graph, place.nodes[-1], place.nodes, [parts, attention], [place.output], [attention.outputs[0]]
+    )
+
+
+def _place(attention: ir.Node) -> _Place | None:
     """The surroundings of `attention` if they are those that `SelfAttention` becomes, without a cache."""
     split = attention.inputs[0].producer() if attention.inputs[0] is not None else None
     if split is None or split.op_type != "Split" or list(split.outputs) != list(attention.inputs[:3]):
@@ -55,7 +76,11 @@ def find_place(attention: ir.Node) -> Place | None:
         return None
     if any(tuple(node.attributes["perm"].as_ints()) != _SWAP_HEADS for node in (before[0], after[0])):
         return None
-    return Place(before[-1].inputs[0], after[-1].outputs[0], [*reversed(before), split, attention, *after])
+    shape = split.outputs[0].shape
+    assert shape is not None
+    heads, head_dim = (int(shape[axis]) for axis in (1, 3))  # type: ignore[arg-type]
+    nodes = [*reversed(before), split, attention, *after]
+    return _Place(before[-1].inputs[0], after[-1].outputs[0], nodes, heads, head_dim)
 
 
 def _chain_back(node: ir.Node, types: list[str]) -> list[ir.Node] | None:
@@ -79,12 +104,3 @@ def _chain_forward(node: ir.Node, types: list[str]) -> list[ir.Node] | None:
             return None
         found.append(node := uses[0].node)
     return found
-
-
-def heads_and_width(attention: ir.Node) -> tuple[int, int]:
-    """h and h * d, from the shape (b, h, n, d) of the queries."""
-    queries = attention.inputs[0]
-    assert queries is not None
-    assert queries.shape is not None
-    heads, dim = (int(queries.shape[axis]) for axis in (1, 3))  # type: ignore[arg-type]
-    return heads, heads * dim

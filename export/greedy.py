@@ -111,10 +111,8 @@ def _body(model: ir.Model, carried: Sequence[ir.Value], words: Sequence[ir.Value
     round_, before = _value("greedy.round", _INT64), _value("greedy.goes", _BOOL)
     for i, value in enumerate(carried):
         value.name = f"greedy.carried.{i}"
-    for i, node in enumerate([*inner, *nodes.made]):
-        for j, value in enumerate(node.outputs):
-            value.name = f"greedy.{i}.{j}"
-    return ir.Graph([round_, before, *carried], [goes, *after, *said], nodes=[*inner, *nodes.made], name="step")
+    nodes.made = [*inner, *nodes.made]
+    return nodes.body("greedy.step", [round_, before, *carried], [goes, *after, *said])
 
 
 def _depending(graph: ir.Graph, values: Sequence[ir.Value]) -> list[ir.Node]:

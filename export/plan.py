@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
-from heedful.export.heads import cut_heads_within
 from heedful.export.integer import Scales, quantize_known, quantize_rows, quantize_tables
 from heedful.export.integer_attention import quantize_attention
 from heedful.export.integer_memory import attend_in_integers, quantize_remembered, restore_memory
@@ -36,9 +35,11 @@ SPEECH: Plan = {
     "aligner": [("", quantize_blockwise), ("", restore_memory)],
 }
 # many short inputs side by side; convolutions are not quantized
-_ROWS = [("", quantize_rows), (r"tokens\.weight$", quantize_tables)]
-IMAGE: Plan = {"encoder": _ROWS, "decoder": _ROWS, "aligner": _ROWS}
-TEXT: Plan = {**IMAGE, "encoder": [("", cut_heads_within), *_ROWS], GREEDY: _ROWS}
+TEXT: Plan = {
+    graph: [("", quantize_rows), (r"tokens\.weight$", quantize_tables)]
+    for graph in ("encoder", "decoder", "aligner", GREEDY)
+}
+IMAGE = TEXT
 
 
 def quantize(steps: Sequence[tuple[str, Method]], model: ir.Model, known: Mapping[str, Scales]) -> None:

@@ -79,8 +79,8 @@ def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, rows: int | None)
     total = _total(everything, whole, everything("ReduceMax", whole, everything.integers(-1), keepdims=1))
     otherwise = [whole, *_empty(everything, everything.integers(0, 0))._replace(total=total)]
     branches = [
-        ir.AttrGraph("then_branch", _body("some", [], then, some)),
-        ir.AttrGraph("else_branch", _body("all", [], otherwise, everything)),
+        ir.AttrGraph("then_branch", some.body("rank.some", [], then)),
+        ir.AttrGraph("else_branch", everything.body("rank.all", [], otherwise)),
     ]
     choice = ir.Node("", "If", [outer("Greater", best, start)], branches, num_outputs=4)
     model.graph.extend([*outer.made, choice])
@@ -100,21 +100,13 @@ def _by_rows(nodes: Nodes, logits: ir.Value, best: ir.Value, rows: int) -> Ranke
     end = within("Add", start, within.integers(rows))
     found = rank(within, _again(within, logits, lambda value: within("Slice", value, start, end, first)), best)
     after = [within("Concat", *pair, axis=0) for pair in zip(before, found, strict=True)]
-    body = _body("rows", [number, goes, *before], [within("Identity", goes), *after], within)
+    body = within.body("rank.rows", [number, goes, *before], [within("Identity", goes), *after])
     count = nodes("Shape", _product(logits)[0], start=0, end=1)
     trips = nodes("Div", nodes("Add", count, nodes.integers(rows - 1)), nodes.integers(rows))
     none = _empty(nodes, nodes("Concat", first, best, axis=0))
     loop = ir.Node("", "Loop", [nodes("Squeeze", trips), None, *none], [ir.AttrGraph("body", body)], num_outputs=3)
     nodes.made.append(loop)
     return Ranked(*loop.outputs)
-
-
-def _body(name: str, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value], nodes: Nodes) -> ir.Graph:
-    """`nodes` as the body of a node; their names must not be those of the graph around it."""
-    for i, node in enumerate(nodes.made):
-        for j, value in enumerate(node.outputs):
-            value.name = f"rank.{name}.{i}.{j}"
-    return ir.Graph(inputs, outputs, nodes=nodes.made, name=name)
 
 
 def _empty(nodes: Nodes, shape: ir.Value) -> Ranked:

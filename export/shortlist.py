@@ -13,12 +13,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from heedful.export.plan import GREEDY
 from heedful.runtime.errors import CheckpointError, ExportError
 
 _HEAD = struct.Struct("<6Q")
 _MAGIC = 0xF11A48D5013417F5
 FILE = "shortlist.npz"
-SHORT = {"decoder": "shortlist", "greedy": "greedy-shortlist"}
+SHORT = {"decoder": "shortlist", GREEDY: "greedy-shortlist"}
 """Graphs that keep to the shortlist, by those that do not."""
 
 

@@ -14,10 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from heedful.export import whisper
-from heedful.export.flash import use_flash
+from heedful.export.flash import cut_heads_within, use_flash
 from heedful.export.fold import drop_zeros, fold_queries, fold_scales
 from heedful.export.graphs import Graph
-from heedful.export.heads import cut_heads_within
 from heedful.export.trace import trace
 from heedful.models.text import StackConfig, TokenDecoder
 from heedful.models.transformer import LayerConfig
