@@ -21,7 +21,7 @@ from heedful.export.integer import find_scales
 from heedful.export.plan import BEAMS, GREEDY, quantize
 from heedful.export.rank import rank_logits, sum_logits
 from heedful.export.shortlist import FILE as SHORTLIST
-from heedful.export.shortlist import SHORT, Shortlist, shorten
+from heedful.export.shortlist import SHORT, Shortlist, keep_to_words, shorten
 from heedful.export.smooth import smooth
 from heedful.export.storage import store
 from heedful.export.trace import trace
@@ -164,8 +164,9 @@ def _stored(
     sources: dict[str, str] = {}
     files: list[str] = []
     if shortlist is not None:
-        for name in [name for name in SHORT if name in graphs]:
-            graphs[SHORT[name]], sources = shorten(graphs[name])
+        graphs[SHORT["decoder"]], sources = shorten(decoder)
+        if GREEDY in graphs:
+            graphs[SHORT[GREEDY]] = keep_to_words(graphs[GREEDY])
         # few, and with a loop of its own a single sentence would take longer
         rank_logits(graphs[SHORT["decoder"]])
         shortlist.save(folder / SHORTLIST)

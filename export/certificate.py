@@ -201,7 +201,8 @@ def _alone_is_the_same(subject: Subject, decoder: Decoder, row: int) -> bool:
         return True
     search = Sample(Limits(subject.end, _STEPS))
     generate(decoder, [Job(row, subject.header, search)])
-    return search.results()[0].tokens == subject.alone(decoder, row, _STEPS).tokens
+    alone = subject.alone(subject.inputs[row], _STEPS)
+    return alone is not None and search.results()[0].tokens == alone.tokens
 
 
 def _teacher_forced(

@@ -35,7 +35,7 @@ class Subject:
 
     `inputs` are what `opened.encode` takes, `memory` what the model made of them, as far as `lengths` if given. Texts
     are begun with each of `prompts`, and with `header` where one is enough; they never `end`. `alone`, of bundles that
-    have a graph for it, is what greedy search finds in one run, given a decoder, its row and how many tokens at most.
+    have a graph for it, is what greedy search finds in one run, given an input and how many tokens at most.
     """
 
     model: Model
@@ -47,7 +47,7 @@ class Subject:
     header: list[int]
     end: int
     reading: Reading
-    alone: Callable[[Decoder, int, int], Hypothesis] | None = None
+    alone: Callable[[Any, int], Hypothesis | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""Greedy search in one run of a graph: the steps of one text in a loop that onnxruntime goes round by itself.
+"""A text by itself, from its tokens to what greedy search writes about it, in one run of a graph.
 
-A step of a recurrent student takes a third of a millisecond, and what Python does around it half of that again. Its
-decoder keeps one state, so a text by itself needs no slots either, nor what finds the state of a token among them.
+A step of a recurrent student takes a quarter of a millisecond, and what Python does around it half of that again: here
+onnxruntime goes round in a loop by itself. The decoder keeps one state, so a text by itself needs no slots either, nor
+what finds the state of a token among them.
 """
 
 from collections.abc import Sequence
@@ -11,108 +12,125 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from heedful.export.constants import Nodes, constant
-from heedful.export.graphs import Graph, flatten, gather, memory_mask, named
+from heedful.export.graphs import Graph, flatten, memory_mask, named
 from heedful.export.plan import GREEDY
-from heedful.export.rank import rank
+from heedful.export.rank import log_total, top
+from heedful.export.reshape import regroup_once
 from heedful.models.cache import KeyValue, State
 from heedful.models.seq2seq import Seq2Seq
-from heedful.models.text import TokenDecoder
 
+# decoders read so many frames, or a multiple: the order in which attention adds up its scores depends on their number
+_FRAMES = 16
 _INT64, _FLOAT, _BOOL = (ir.TensorType(kind) for kind in (ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.BOOL))
 
 
-class Step(nn.Module):
-    """One token more of one text, after the state of the last.
+class Text(nn.Module):
+    """A text, and one token more of what is written about it, after the state of the last.
 
-    tokens, positions (1, 1) int64; past and present, a state (1, 1, 1, width) of each layer; memory and frames as of a
-    decoder for one input -> logits (1, vocabulary) float32.
+    source (1, k) int64, of which the first lengths (1,) are real; tokens, positions (1, 1) int64; past and present, a
+    state (1, 1, width) of each layer -> logits (1, vocabulary) float32.
     """
 
-    def __init__(self, decoder: TokenDecoder) -> None:
+    def __init__(self, model: Seq2Seq) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.model = model
 
     def forward(
-        self, tokens: Tensor, positions: Tensor, past: list[Tensor], memory: list[Tensor], frames: Tensor
+        self, source: Tensor, lengths: Tensor, tokens: Tensor, positions: Tensor, past: list[Tensor]
     ) -> tuple[Tensor, ...]:
-        hidden, present, _ = self.decoder(
+        memory = [KeyValue(*map(_filled_up, layer)) for layer in self.model.encode(source, lengths)]
+        hidden, present, _ = self.model.decoder(
             tokens,
             positions,
             torch.ones(1, 1, 1, 1, dtype=torch.bool, device=tokens.device),
-            gather(memory, [KeyValue] * len(past)),
-            memory_mask(memory, frames),
-            cache=gather(past, [State] * len(past)),
+            memory,
+            memory_mask([memory[0].key], lengths),
+            cache=[State(state[None]) for state in past],
         )
-        return (self.decoder.logits(hidden.flatten(0, 1)), *flatten(present))
+        return (self.model.decoder.logits(hidden.flatten(0, 1)), *(state.squeeze(0) for state in flatten(present)))
 
 
-def step_graph(model: Seq2Seq) -> Graph:
+def _filled_up(part: Tensor) -> Tensor:
+    return F.pad(part, (0, 0, 0, -part.shape[2] % _FRAMES))
+
+
+def text_graph(model: Seq2Seq) -> Graph:
     """The graph to trace, of a decoder that is recurrent; `repeat` makes a loop of it."""
-    token, length = torch.zeros(1, 1, dtype=torch.int64), torch.full((1,), 5)
-    with torch.no_grad():
-        memory = named("memory", model.encode(token.expand(1, 5), length))
-    state = model.decoder.empty(1, 1)
-    past = named("past", state)
+    token = torch.zeros(1, 1, dtype=torch.int64)
+    state = {name: part[0] for name, part in named("past", model.decoder.empty(1, 1)).items()}
     # the exporter takes one tensor that is given twice for one input
-    inputs = {"tokens": token, "positions": token.clone(), "past": past, "memory": memory, "frames": length}
+    inputs = {
+        "source": token.expand(1, 5).clone(),
+        "lengths": torch.full((1,), 5),
+        "tokens": token,
+        "positions": token.clone(),
+        "past": state,
+    }
     axes: dict[str, Any] = {name: {} for name in inputs}
-    axes |= {"past": [{}] * len(past), "memory": [{2: "frames"}] * len(memory)}
-    return Graph(GREEDY, Step(model.decoder), inputs, ["logits", *named("present", state)], axes)
+    axes |= {"source": {1: "frames"}, "past": [{}] * len(state)}
+    outputs = ["logits", *(name.replace("past", "present") for name in state)]
+    return Graph(GREEDY, Text(model), inputs, outputs, axes)
 
 
 def repeat(model: ir.Model, end: int) -> None:
-    """Make `model`, a `Step`, in place the loop of steps that writes a text.
+    """Make of `model`, a `Text`, in place the loop of steps that writes.
 
-    It takes `tokens` (1, 1) int64, what the text begins with; `steps` () int64, how many tokens may follow; and what
-    else the step reads, with a shortlist (export/shortlist.py) also `words` (v,) int64, the tokens that it allows. It
-    gives `written` (n,) int64, up to and with `end` if that came, and of each its `logit` and `total` (n,) float32,
-    log(sum(exp(logits))).
+    It takes `source` and `lengths`; `tokens` (1, 1) int64, what the text begins with; `steps` () int64, how many may
+    follow; and, of few words (export/shortlist.py), `words` (v,) int64, those that it may use. It gives `written` (n,)
+    int64, up to and with `end` if that came, and of each its `logit` and `total` (n,) float32, log(sum(exp(logits))).
     """
+    regroup_once(model)
     graph = model.graph
-    carried = [value for value in graph.inputs if _is_carried(value)]
-    given = [value for value in graph.inputs if not _is_carried(value)]
-    words = [_value("words", _INT64, "v")] if any(value.name == "allowed" for value in given) else []
-    body = _body(model, carried, words, end)
+    inputs = {str(value.name): value for value in graph.inputs}
+    carried = [value for name, value in inputs.items() if name == "tokens" or name.startswith("past.")]
+    body = _body(model, carried, inputs, end)
+    outer = Nodes(model)
     first, steps = _value("tokens", _INT64, 1, 1), _value("steps", _INT64)
-    states = [_zeros(model, value, np.float32) for value in carried[2:]]
-    start = [first, _zeros(model, carried[1], np.int64), *states]
-    loop = ir.Node("", "Loop", [steps, None, *start], [ir.AttrGraph("body", body)], num_outputs=len(start) + 3)
-    graph.append(loop)
+    start = [first, *(_zeros(model, value) for value in carried[1:])]
+    loop = ir.Node("", "Loop", [steps, None, *start], [ir.AttrGraph("body", body)], num_outputs=len(start) + 2)
+    outer.made.append(loop)
+    tokens, logits = loop.outputs[-2:]
+    flat = outer("Reshape", logits, outer.integers(0, -1))
+    highest = outer("ReduceMax", flat, outer.integers(-1), keepdims=1)
+    last = outer.integers(-1)
+    found = {
+        "written": outer("Reshape", tokens, last),
+        "logit": outer("Reshape", highest, last),
+        "total": log_total(outer, flat, highest),
+    }
+    graph.extend(outer.made)
+    given = [value for name, value in inputs.items() if value not in carried and name != "positions"]
     graph.inputs.clear()
-    graph.inputs.extend([first, steps, *words, *given])
+    graph.inputs.extend([*given, first, steps])
     graph.outputs.clear()
-    for name, kind, value in zip(
-        ("written", "logit", "total"), (_INT64, _FLOAT, _FLOAT), loop.outputs[-3:], strict=True
-    ):
-        value.name, value.type, value.shape = name, kind, ir.Shape(["n"])
+    for name, value in found.items():
+        value.name, value.type, value.shape = name, _INT64 if name == "written" else _FLOAT, ir.Shape(["n"])
         graph.outputs.append(value)
 
 
-def _is_carried(value: ir.Value) -> bool:
-    return str(value.name).startswith(("tokens", "positions", "past."))
-
-
-def _body(model: ir.Model, carried: Sequence[ir.Value], words: Sequence[ir.Value], end: int) -> ir.Graph:
+def _body(model: ir.Model, carried: Sequence[ir.Value], inputs: dict[str, ir.Value], end: int) -> ir.Graph:
     """The nodes of `model` that depend on what is `carried` from step to step, and the choice of a token, as a body."""
-    nodes, logits, present = Nodes(model), model.graph.outputs[0], list(model.graph.outputs)[1:]
-    one, scalar = nodes.integers(1), constant(model, "greedy.scalar", np.zeros(0, np.int64))
-    found = rank(nodes, logits, one)
-    token = nodes("Gather", words[0], found.tokens) if words else found.tokens
-    over = nodes("Equal", nodes("Reshape", token, scalar), constant(model, "greedy.end", np.asarray(end, np.int64)))
-    said = [nodes("Reshape", value, scalar) for value in (token, found.logits, found.total)]
-    after = [token, nodes("Add", carried[1], one), *present]
-    goes = nodes("Not", over)
-    inner = _depending(model.graph, carried)
+    before, after = Nodes(model), Nodes(model)
+    round_, goes = _value("greedy.round", _INT64), _value("greedy.goes", _BOOL)
+    position = before("Reshape", round_, before.integers(1, 1))
+    ir.convenience.replace_all_uses_with(inputs["positions"], position)
+    logits, *present = model.graph.outputs
+    token = top(after, logits, after.integers(1))[1]
+    if "words" in inputs:
+        token = after("Gather", inputs["words"], token)
+    over = after("Equal", token, constant(model, "greedy.end", np.asarray(end, np.int64)))
+    stays = after("Not", after("Reshape", over, constant(model, "greedy.scalar", np.zeros(0, np.int64))))
+    inner = _depending(model.graph, [*carried, position])
     model.graph.outputs.clear()
     model.graph.inputs.clear()
     model.graph.remove(inner)
-    round_, before = _value("greedy.round", _INT64), _value("greedy.goes", _BOOL)
     for i, value in enumerate(carried):
         value.name = f"greedy.carried.{i}"
-    nodes.made = [*inner, *nodes.made]
-    return nodes.body("greedy.step", [round_, before, *carried], [goes, *after, *said])
+    before.made += [*inner, *after.made]
+    return before.body("greedy.step", [round_, goes, *carried], [stays, token, *present, token, logits])
 
 
 def _depending(graph: ir.Graph, values: Sequence[ir.Value]) -> list[ir.Node]:
@@ -129,8 +147,8 @@ def _value(name: str, kind: ir.TensorType, *shape: int | str) -> ir.Value:
     return ir.Value(name=name, type=kind, shape=ir.Shape(shape))
 
 
-def _zeros(model: ir.Model, like: ir.Value, dtype: type[np.generic]) -> ir.Value:
+def _zeros(model: ir.Model, like: ir.Value) -> ir.Value:
     """What is carried before the first step."""
     assert like.shape is not None
     sizes = [int(size) for size in like.shape]  # type: ignore[arg-type]
-    return constant(model, f"greedy.zeros.{'.'.join(map(str, sizes))}.{dtype.__name__}", np.zeros(sizes, dtype))
+    return constant(model, f"greedy.zeros.{'.'.join(map(str, sizes))}", np.zeros(sizes, np.float32))

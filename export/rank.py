@@ -36,7 +36,7 @@ def sum_logits(model: ir.Model) -> None:
     """Give the decoder `model`, in place, an output `total` (m,) float32: log(sum(exp(logits))) of each row."""
     nodes = Nodes(model)
     logits = next(value for value in model.graph.outputs if value.name == "logits")
-    total = _total(nodes, logits, nodes("ReduceMax", logits, nodes.integers(-1), keepdims=1))
+    total = log_total(nodes, logits, nodes("ReduceMax", logits, nodes.integers(-1), keepdims=1))
     count = logits.shape[0] if logits.shape is not None else None
     total.name, total.type, total.shape = "total", ir.TensorType(ir.DataType.FLOAT), ir.Shape([count])
     model.graph.extend(nodes.made)
@@ -76,7 +76,7 @@ def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, rows: int | None)
     then = [some("Slice", _product(logits)[0], start, start, start), *ranked]
     whole = everything("Identity", _again(everything, logits))
     whole.shape, whole.type = logits.shape, logits.type
-    total = _total(everything, whole, everything("ReduceMax", whole, everything.integers(-1), keepdims=1))
+    total = log_total(everything, whole, everything("ReduceMax", whole, everything.integers(-1), keepdims=1))
     otherwise = [whole, *_empty(everything, everything.integers(0, 0))._replace(total=total)]
     branches = [
         ir.AttrGraph("then_branch", some.body("rank.some", [], then)),
@@ -142,13 +142,18 @@ def _again(nodes: Nodes, logits: ir.Value, part: Callable[[ir.Value], ir.Value] 
 
 def rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
     """The `best` (1,) int64 largest of `logits` (m, vocabulary), and the sum of all, as nodes of a graph."""
+    largest, tokens = top(nodes, logits, best)
+    return Ranked(largest, tokens, log_total(nodes, logits, nodes("Gather", largest, nodes.integers(0), axis=1)))
+
+
+def top(nodes: Nodes, logits: ir.Value, best: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """The `best` (1,) int64 largest of `logits` (m, vocabulary) in falling order, and their tokens: (m, best) each."""
     vocabulary = None if logits.shape is None else logits.shape[1]
     size = _block(vocabulary) if isinstance(vocabulary, int) else None
-    largest, tokens = _top(nodes, logits, best) if size is None else _in_blocks(nodes, logits, best, size)
-    return Ranked(largest, tokens, _total(nodes, logits, nodes("Gather", largest, nodes.integers(0), axis=1)))
+    return _top(nodes, logits, best) if size is None else _in_blocks(nodes, logits, best, size)
 
 
-def _total(nodes: Nodes, logits: ir.Value, highest: ir.Value) -> ir.Value:
+def log_total(nodes: Nodes, logits: ir.Value, highest: ir.Value) -> ir.Value:
     """log(sum(exp(logits))) (m,), where the `highest` (m, 1) of each row is known."""
     last = nodes.integers(-1)
     normalised = nodes("LogSoftmax", logits, axis=-1)

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from heedful.export.constants import Nodes
 from heedful.export.plan import GREEDY
 from heedful.runtime.errors import CheckpointError, ExportError
 
@@ -21,6 +22,7 @@ _MAGIC = 0xF11A48D5013417F5
 FILE = "shortlist.npz"
 SHORT = {"decoder": "shortlist", GREEDY: "greedy-shortlist"}
 """Graphs that keep to the shortlist, by those that do not."""
+_MATRIX = 3  # among the inputs of QGemm
 
 
 @dataclass(frozen=True)
@@ -65,28 +67,56 @@ def shorten(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
     short = ir.serde.deserialize_model(ir.serde.serialize_model(model))
     logits = next(value for value in short.graph.outputs if value.name == "logits")
     assert logits.shape is not None
+    sources: dict[str, str] = {}
+    for node, position, value in _by_token(logits):
+        name = f"output.{len(sources)}"
+        sources[name] = str(value.name)
+        assert value.shape is not None
+        given = ir.Value(name=name, shape=ir.Shape(["v", *value.shape[1:]]), type=value.type)
+        short.graph.inputs.append(given)
+        node.replace_input_with(position, given)
+    _mask(short, logits)
+    for name in [name for name, value in short.graph.initializers.items() if not value.uses()]:
+        del short.graph.initializers[name]
+    return short, sources
+
+
+def keep_to_words(model: ir.Model) -> ir.Model:
+    """A copy of `model`, a text's graph, with an input `words` (v,) int64, the tokens whose logits (1, v) it computes.
+
+    The product is one with a matrix that is not turned: for a single row that is four times as fast.
+    """
+    short = model.clone()
+    logits = next(value for value in short.graph.outputs if value.name == "logits")
+    words = ir.Value(name="words", shape=ir.Shape(["v"]), type=ir.TensorType(ir.DataType.INT64))
+    short.graph.inputs.append(words)
+    nodes = Nodes(short)
+    for node, position, value in _by_token(logits):
+        kept = nodes("Gather", value, words)
+        if node.op_type == "QGemm" and value is node.inputs[_MATRIX]:
+            kept = nodes("Transpose", kept, perm=[1, 0])
+            node.attributes["transB"] = ir.AttrInt64("transB", 0)
+        node.replace_input_with(position, kept)
+    short.graph.insert_before(short.graph[0], nodes.made)
+    logits.shape = ir.Shape([1, "v"])
+    return short
+
+
+def _by_token(logits: ir.Value) -> list[tuple[ir.Node, int, ir.Value]]:
+    """The constants with a row for each token of the vocabulary that make `logits`, their nodes and places there."""
+    assert logits.shape is not None
     vocabulary = logits.shape[1]
     product = logits.producer()
     while product is not None and product.op_type not in {"QGemm", "Gemm"}:
         product = product.inputs[0].producer() if product.inputs[0] is not None else None
     if product is None:
         raise ExportError("the decoder's logits come from no product that a shortlist could shorten")
-    nodes = [product, *(use.node for use in product.outputs[0].uses() if use.node.op_type == "Add")]
-    sources: dict[str, str] = {}
-    for node in nodes:
-        for position, value in enumerate(node.inputs):
-            if value is None or value.const_value is None or value.const_value.shape[0:1] != (vocabulary,):
-                continue
-            name = f"output.{len(sources)}"
-            sources[name] = str(value.name)
-            rest = map(int, value.const_value.numpy().shape[1:])
-            given = ir.Value(name=name, shape=ir.Shape(["v", *rest]), type=value.type)
-            short.graph.inputs.append(given)
-            node.replace_input_with(position, given)
-    _mask(short, logits)
-    for name in [name for name, value in short.graph.initializers.items() if not value.uses()]:
-        del short.graph.initializers[name]
-    return short, sources
+    return [
+        (node, position, value)
+        for node in (product, *(use.node for use in product.outputs[0].uses() if use.node.op_type == "Add"))
+        for position, value in enumerate(node.inputs)
+        if value is not None and value.const_value is not None and value.const_value.shape[0:1] == (vocabulary,)
+    ]
 
 
 def _mask(model: ir.Model, logits: ir.Value) -> None:

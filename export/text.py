@@ -1,9 +1,8 @@
 """What all families of text models share: their names in Hugging Face's layout, generation rules, graphs and check."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,16 +13,17 @@ from heedful.export.checkpoint import Checkpoint, read_json
 from heedful.export.family import Family, Subject
 from heedful.export.generation import first, search
 from heedful.export.graphs import Graph, Reading, build_graphs
-from heedful.export.greedy import step_graph
+from heedful.export.greedy import text_graph
 from heedful.export.plan import TEXT
 from heedful.export.tokenizers import build_tokenizers
 from heedful.export.weights import NameTable, load_weights
 from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.device import choose_device
+from heedful.runtime.engine.search import Hypothesis
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.errors import CheckpointError
-from heedful.runtime.text.greedy import write
+from heedful.runtime.text.greedy import Greedy
 from heedful.runtime.text.model import TextModel
 
 # read by any model, whatever its language, when a bundle is checked
@@ -181,8 +181,8 @@ def graphs(model: Seq2Seq, description: dict[str, Any]) -> list[Graph]:
     """The graphs to trace."""
     source = {"source": torch.zeros(2, 5, dtype=torch.int64), "lengths": torch.full((2,), 5)}
     axes = {"source": {0: "b", 1: "frames"}, "lengths": {0: "b"}}
-    steps = [step_graph(model)] if model.config.decoder.layer.recurrent else []
-    return [*build_graphs(model, source, axes, reading(model, description)), *steps]
+    alone = [text_graph(model)] if model.config.decoder.layer.recurrent else []
+    return [*build_graphs(model, source, axes, reading(model, description)), *alone]
 
 
 def reading(model: Seq2Seq, description: dict[str, Any]) -> Reading:
@@ -212,5 +212,10 @@ def subject(model: Seq2Seq, bundle: Bundle) -> Subject:
         header=framing.start,
         end=opened.end,
         reading=reading(model, bundle.manifest["text"]),
-        alone=partial(write, opened, framing.start[0]) if opened.has_greedy else None,
+        alone=_alone(opened, framing.start[0]) if opened.has_greedy else None,
     )
+
+
+def _alone(opened: TextModel, first: int) -> Callable[[Sequence[int], int], Hypothesis | None]:
+    greedy = Greedy(opened)
+    return lambda source, steps: greedy.write(source, first, steps, short=False)

@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 def sinusoids(length: int, width: int, max_timescale: float = 10_000.0) -> Tensor:
@@ -32,7 +33,7 @@ class Sinusoidal(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         """positions (..., n), int -> (..., n, width)."""
-        return self.table[positions]
+        return F.embedding(positions, self.table)
 
 
 class Learned(nn.Embedding):

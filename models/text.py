@@ -59,6 +59,9 @@ class Stack(nn.Module):
         self.config = config
         width, slots = config.layer.width, config.max_positions + config.position_offset
         self.tokens = nn.Embedding(config.vocabulary, width)
+        if config.zero_start:
+            # looked up by position: an operator less than to compare, and two less to make that a factor
+            self.register_buffer("started", (torch.arange(slots) > 0).float()[:, None], persistent=False)
         self.positions: nn.Module
         if config.positions == "learned":
             self.positions = Learned(slots, width)
@@ -74,7 +77,7 @@ class Stack(nn.Module):
         config = self.config
         x = self.tokens(tokens) * config.embedding_scale
         if config.zero_start:
-            x = x * (positions > 0)[..., None]
+            x = x * F.embedding(positions, self.get_buffer("started"))
         if config.positions != "relative":
             x = x + self.positions(positions + config.position_offset)
         return self.embedding_norm(x)

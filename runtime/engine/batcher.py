@@ -44,11 +44,6 @@ class Batcher:
         self._running = Running(decoder)
         self._taken = False  # the place of who computes
 
-    @property
-    def idle(self) -> bool:
-        """Whether nobody's jobs are being decoded."""
-        return not self._groups
-
     @contextmanager
     def request(self) -> Iterator[None]:
         """Around all that is done for one request. Raises BusyError when `queue` requests are under way already."""

@@ -92,9 +92,13 @@ class Lanes(Generic[M]):
             with self._lock:
                 lane.load -= load
 
+    @property
+    def load(self) -> int:
+        """How many hypotheses there are, or on their way, in all lanes."""
+        return sum(lane.load for lane in (self._wide, *self._narrow) if lane is not None)
+
     def _choose(self, load: int, company: int = 0) -> Lane[M]:
-        there = sum(lane.load for lane in (self._wide, *self._narrow) if lane is not None)
-        if self.threads == 1 or max(there + load, company) <= self.few:
+        if self.threads == 1 or max(self.load + load, company) <= self.few:
             return self.wide
         if not self._narrow:
             model = self.model.on_one_thread()

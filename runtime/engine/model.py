@@ -25,7 +25,7 @@ class Model:
     def on_one_thread(self) -> Self:
         """The same model with sessions of its own, whose graphs run on the thread of the caller."""
         other = copy.copy(self)
-        other.sessions = self.sessions.on_one_thread()
+        other.sessions = self.sessions.on(1)
         return other
 
     @property

@@ -142,15 +142,6 @@ class Rows:
             binding.bind_input(f"memory.{name}", *where, *what)
         self.bound = places
 
-    def remembered(self, row: int) -> dict[str, NDArray[np.generic]]:
-        """The memory of `row`, which must be in main memory, as another graph's inputs: nothing is copied."""
-        place = self.place[row]
-        found = {}
-        for name, memory in self.memory.items():
-            assert isinstance(memory, HostBuffer)
-            found[f"memory.{name}"] = memory.array[place : place + 1]
-        return found
-
     def bind_memory(self, binding: ort.IOBinding, row: int, *, output: bool) -> None:
         """Bind the memory of `row` as an encoder's outputs, or as another graph's inputs: nothing is copied."""
         bind = binding.bind_output if output else binding.bind_input

@@ -22,9 +22,9 @@ class Sessions:
         self._opened: dict[str, Future[ort.InferenceSession]] = {}
         self._lock = threading.Lock()
 
-    def on_one_thread(self) -> "Sessions":
-        """Sessions of their own for the same graphs, which run on the thread of the caller."""
-        return Sessions(self.bundle, self.device, 1)
+    def on(self, threads: int) -> "Sessions":
+        """Sessions of their own for the same graphs, on so many threads: with one, on that of the caller."""
+        return Sessions(self.bundle, self.device, threads)
 
     def open(self, graph: str) -> ort.InferenceSession:
         """The session of `graph`."""

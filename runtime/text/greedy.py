@@ -1,37 +1,55 @@
 """A text by itself, written by greedy search in one run of a graph (export/greedy.py)."""
 
+import threading
+from collections.abc import Sequence
+
 import numpy as np
 
-from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.device import RUN
+from heedful.runtime.engine.lanes import threads_of
 from heedful.runtime.engine.search import Hypothesis
 from heedful.runtime.text.model import GREEDY, TextModel
-from heedful.runtime.text.shortlist import ShortDecoder
 
+# tokens that are written so at most: the graph keeps all logits of each until the last is there
+_MOST = 256
+# two cores read the weights in less time than one; more were not measured
+_THREADS = 2
 _OUTPUTS = ("written", "logit", "total")
 
 
-def write(model: TextModel, first: int, decoder: Decoder, row: int, steps: int) -> Hypothesis:
-    """What greedy search without rules writes after the token `first`, in `steps` tokens at most: what `Sample` finds.
+class Greedy:
+    """Writes one text at a time with the graphs that `model`, which has them, has for it."""
 
-    The text is about what `decoder`, of `model` on the CPU, remembers in `row`, whose slots are then free; its caches
-    are not written to.
-    """
-    words = decoder.words(row) if isinstance(decoder, ShortDecoder) else {}
-    given = {
-        "tokens": np.asarray([[first]]),
-        "steps": np.asarray(steps),
-        "frames": np.asarray([decoder.buffers.frames[row]]),
-        **decoder.buffers.remembered(row),
-        **words,
-    }
-    found = model.sessions.open(GREEDY[bool(words)]).run(_OUTPUTS, given, RUN)
-    decoder.release(row)
-    tokens, logits, totals = (output.tolist() for output in found)
-    logprob = 0.0
-    # not by sum(), which from Python 3.12 on rounds otherwise than a search that adds one after the other
-    for logit, total in zip(logits, totals, strict=True):
-        logprob += logit - total
-    ended = tokens[-1] == model.end
-    text = tuple(tokens[:-1] if ended else tokens)
-    return Hypothesis(text, logprob, logprob / (len(text) + 1), ended)
+    def __init__(self, model: TextModel) -> None:
+        self.model = model
+        self._sessions = model.sessions.on(min(threads_of(model), _THREADS))
+        self._taken = threading.Lock()
+
+    def expect(self, short: bool) -> None:
+        """Have the graph opened meanwhile."""
+        self._sessions.open_ahead(GREEDY[short])
+
+    def write(self, source: Sequence[int], first: int, steps: int, *, short: bool) -> Hypothesis | None:
+        """What greedy search without rules writes about `source`, framing included, after the token `first`, in `steps`
+        tokens at most: what `Sample` finds. `short`: in words of the shortlist.
+
+        None where it might become too long, or another text is being written.
+        """
+        if steps > _MOST or not self._taken.acquire(blocking=False):
+            return None
+        try:
+            tokens, lengths = self.model.padded([source])
+            given = {"source": tokens, "lengths": lengths, "tokens": np.array([[first]]), "steps": np.array(steps)}
+            if short:
+                given["words"] = self.model.shortlist.words(source)
+            found = self._sessions.open(GREEDY[short]).run(_OUTPUTS, given, RUN)
+        finally:
+            self._taken.release()
+        written, logits, totals = (output.tolist() for output in found)
+        logprob = 0.0
+        # not by sum(), which from Python 3.12 on rounds otherwise than a search that adds one after the other
+        for logit, total in zip(logits, totals, strict=True):
+            logprob += logit - total
+        ended = written[-1] == self.model.end
+        text = tuple(written[:-1] if ended else written)
+        return Hypothesis(text, logprob, logprob / (len(text) + 1), ended)

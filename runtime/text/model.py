@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.device import RUN
@@ -101,25 +102,27 @@ class TextModel(Model):
         return "shortlist.npz" in self.bundle.manifest["files"]
 
     @property
+    def shortlist(self) -> Shortlist:
+        """The bundle's shortlist, read when it is first needed."""
+        if self._shortlist is None:
+            self._shortlist = Shortlist(self.bundle)
+        return self._shortlist
+
+    @property
     def has_greedy(self) -> bool:
         """Whether the bundle has graphs that write a text in one run, which are for the CPU."""
         return self.device.name == "cpu" and f"{GREEDY[False]}.onnx" in self.bundle.manifest["files"]
 
-    def decoder(self, rows: int) -> Decoder:
-        self._expect_greedy(short=False)
-        return super().decoder(rows)
-
     def short_decoder(self, rows: int) -> ShortDecoder:
         """A decoder that looks at the tokens that the bundle's shortlist allows, and at no others."""
-        self._expect_greedy(short=True)
-        if self._shortlist is None:
-            self._shortlist = Shortlist(self.bundle)
-        return ShortDecoder(self._shortlist, self.sessions.open("shortlist"), self.shape, self.device, rows)
+        return ShortDecoder(self.shortlist, self.sessions.open("shortlist"), self.shape, self.device, rows)
 
-    def _expect_greedy(self, *, short: bool) -> None:
-        """A text by itself is likely to come: have its graph opened meanwhile."""
-        if self.has_greedy:
-            self.sessions.open_ahead(GREEDY[short])
+    def padded(self, sources: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What an encoder takes for sources of like length: tokens (b, n) int64, and how many of them are real (b,)."""
+        lengths = [len(source) for source in sources]
+        width = _padded(max(lengths))
+        tokens = [[*source, *[0] * (width - len(source))] for source in sources]
+        return np.array(tokens, np.int64), np.array(lengths, np.int64)
 
     def encode(self, decoder: Decoder, sources: Mapping[int, Sequence[int]]) -> None:
         """Write what the decoder attends to for each row's source tokens, framing included."""
@@ -128,13 +131,14 @@ class TextModel(Model):
         names = [f"memory.{name}" for name in decoder.memory]
         shapes: dict[int, list[int]] = {}
         for row, source in sources.items():
-            shapes.setdefault(_STRIDE * -(-len(source) // _STRIDE), []).append(row)
-        for width, rows in shapes.items():
-            tokens = np.zeros((len(rows), width), np.int64)
-            lengths = np.array([len(sources[row]) for row in rows])
-            for i, row in enumerate(rows):
-                tokens[i, : lengths[i]] = sources[row]
+            shapes.setdefault(_padded(len(source)), []).append(row)
+        for rows in shapes.values():
+            tokens, lengths = self.padded([sources[row] for row in rows])
             outputs = self.encoder.run(names, {"source": tokens, "lengths": lengths}, RUN)
             for i, row in enumerate(rows):
                 parts = (output[i, :, : lengths[i]] for output in outputs)
                 decoder.buffers.remember(row, dict(zip(decoder.memory, parts, strict=True)))
+
+
+def _padded(length: int) -> int:
+    return _STRIDE * -(-length // _STRIDE)

@@ -38,7 +38,7 @@ class Request:
         self.framing: Framing = model.framing(source, target)
         self.settings = options.search(model.search)
         self.prompt = options.prompt or ""
-        self.short = options.shortlist
+        self.short = bool(options.shortlist)
         if self.short and not model.has_shortlist:
             raise InputError(f"{model.bundle.path} has no shortlist: leave shortlist out")
         self.prompt_length = len(model.tokens.encode(self.prompt))
@@ -51,7 +51,7 @@ class Request:
         """The pieces of `text`, each short enough to be read at once."""
         tasks = []
         for piece in self._pieces(text):
-            tokens = self._encode(piece.text)
+            tokens = self._encode(piece.text) if piece.text else []
             if len(tokens) <= self.room:
                 tasks.append(Task(piece, tokens))
                 continue
@@ -74,9 +74,10 @@ class Request:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the likeliest token is always the next, until it ends the text."""
+        """Whether the likeliest token is always the next, until it ends the text, and that is all that is asked for."""
         settings = self.settings
-        return settings["beams"] == 1 and not settings["forced_end"] and not self.rules and len(self.framing.start) == 1
+        plain = settings["beams"] == 1 and not settings["forced_end"] and not self.rules
+        return plain and len(self.framing.start) == 1 and not self.options.alignment
 
     def length(self, source: Sequence[int]) -> int:
         """How many tokens may be written about `source`."""

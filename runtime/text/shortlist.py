@@ -31,10 +31,14 @@ class Shortlist:
         """
         found = np.zeros(self.vocabulary, np.bool_)
         found[: self.frequent] = True
+        found[source] = True
         for token in source:
-            found[token] = True
             found[self.targets[self.offsets[token] : self.offsets[token + 1]]] = True
         return found
+
+    def words(self, source: Sequence[int]) -> NDArray[np.int64]:
+        """The tokens that a translation of the `source` tokens may use, in rising order."""
+        return np.flatnonzero(self.allowed(source))
 
     def rows(self, tokens: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         """What the graph needs of the output matrix for these tokens."""
@@ -66,10 +70,6 @@ class ShortDecoder(Decoder):
         self.mask = np.full((self.rows, len(self.tokens)), -np.inf, np.float32)
         for row, allowed in self.allowed.items():
             self.mask[row, allowed[self.tokens]] = 0
-
-    def words(self, row: int) -> dict[str, NDArray[Any]]:
-        """What a graph that writes about `row` takes: the tokens, their rows of the matrix, and which are allowed."""
-        return self.given | {"words": self.tokens, "allowed": self.mask[[row]]}
 
     def release(self, row: int) -> None:
         super().release(row)

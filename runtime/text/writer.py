@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -15,7 +16,7 @@ from heedful.runtime.engine.search import Hypothesis
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.errors import InputError
 from heedful.runtime.text.alignment import link
-from heedful.runtime.text.greedy import write
+from heedful.runtime.text.greedy import Greedy
 from heedful.runtime.text.model import TextModel
 from heedful.runtime.text.options import TextOptions
 from heedful.runtime.text.request import Request, Task
@@ -24,6 +25,8 @@ from heedful.runtime.workers import workers
 
 # characters of text that are read ahead, so that sentences of one length can be put together
 _AHEAD = 1 << 18
+# requests with different options that are remembered
+_REMEMBERED = 64
 # hypotheses of a large model that are decoded with all cores together
 _FEW = 8
 
@@ -41,8 +44,10 @@ class Writer:
         self.model = TextModel(sessions)
         few = _FEW if self.model.is_large else 0
         self._lanes = LanesByDecoder(self.model, rows=rows, queue=queue, few=few)
+        self._greedy = Greedy(self.model) if self.model.has_greedy else None
         self.lanes(False)
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
+        self._requests: dict[object, Request] = {}
 
     @property
     def device(self) -> str:
@@ -51,6 +56,8 @@ class Writer:
 
     def lanes(self, short: bool) -> Lanes[TextModel]:
         """The lanes whose decoders keep to the shortlist or do not."""
+        if self._greedy is not None:
+            self._greedy.expect(short)
         return self._lanes[TextModel.short_decoder if short else TextModel.decoder]
 
     def __call__(self, text: str | Sequence[str], **options: Any) -> Written | list[Written]:
@@ -71,26 +78,57 @@ class Writer:
 
     def stream(self, texts: Iterable[str], *, ahead: int = _AHEAD, **options: Any) -> Iterator[Written]:
         """What is written about each of `texts`, in order; `ahead` characters of them are read at a time."""
-        request = Request(self.model, TextOptions.of(**options), split=self.splits)
-        return self._stream(request, iter(texts), ahead)
+        return self._stream(self._request(options), iter(texts), ahead)
+
+    def _request(self, options: dict[str, Any]) -> Request:
+        """What `options` ask for; who asks the same again does not wait for it to be found out again."""
+        try:
+            # 1 is not True, though they are equal
+            key = tuple((name, type(value), value) for name, value in options.items())
+            found = self._requests.get(key)
+        except TypeError:  # a value that is not hashable is not valid either, and Request says why
+            key, found = None, None
+        if found is None:
+            found = Request(self.model, TextOptions.of(**options), split=self.splits)
+            if key is not None and len(self._requests) < _REMEMBERED:
+                self._requests[key] = found
+        return found
 
     def _stream(self, request: Request, texts: Iterator[str], ahead: int) -> Iterator[Written]:
         lanes = self.lanes(request.short)
-        # its threads start when there is more than one group
-        with lanes.request(), workers(lanes.threads, "heedful-lane") as pool:
+        pool: ThreadPoolExecutor | None = None
+        with lanes.request(), ExitStack() as stack:
             while window := list(_window(texts, ahead)):
                 tasks = [request.tasks(text) for text in window]
                 pieces = [task for each in tasks for task in each if task.piece.text]
+                if len(pieces) == 1 and self._is_written_alone(request, lanes, pieces[0]):
+                    yield from map(_joined, tasks)
+                    continue
                 # all threads have something to do
                 most = min(request.options.batch, lanes.most, -(-len(pieces) // lanes.threads) or 1)
                 run = partial(self._run, request, lanes, min(len(pieces), lanes.threads * most))
                 groups = _groups(pieces, most)
                 if len(groups) > 1:
+                    if pool is None:
+                        pool = stack.enter_context(workers(lanes.threads, "heedful-lane"))
                     # the longest first: what is left for the end is short
                     list(pool.map(run, groups))
                 elif groups:
                     run(groups[0])
                 yield from map(_joined, tasks)
+
+    def _is_written_alone(self, request: Request, lanes: Lanes[TextModel], task: Task) -> bool:
+        """Write about `task` in one run, if the bundle can, nothing else is asked for, and nobody else is here."""
+        if self._greedy is None or not request.is_plain or lanes.load:
+            return False
+        source = request.framing.source(task.tokens)
+        best = self._greedy.write(source, request.framing.start[0], request.length(source), short=request.short)
+        if best is not None:
+            task.sentence = self._sentence(task, best)
+        return best is not None
+
+    def _sentence(self, task: Task, best: Hypothesis) -> Sentence:
+        return Sentence(task.piece.text, self.model.tokens.text(best.tokens), best.avg_logprob, best.tokens)
 
     def _run(self, request: Request, lanes: Lanes[TextModel], company: int, tasks: Sequence[Task]) -> None:
         """Read and write the pieces of `tasks`, some of `company` at a time, all in one lane."""
@@ -101,8 +139,7 @@ class Writer:
     def _write(self, request: Request, place: Place[TextModel], tasks: Sequence[Task]) -> None:
         sources = {row: request.framing.source(task.tokens) for row, task in zip(place.rows, tasks, strict=True)}
         for (row, best), task in zip(self._best(request, place, sources).items(), tasks, strict=True):
-            text = self.model.tokens.text(best.tokens)
-            task.sentence = Sentence(task.piece.text, text, best.avg_logprob, best.tokens)
+            task.sentence = self._sentence(task, best)
             if request.options.alignment:
                 task.sentence = self._aligned(request, place, row, task, task.sentence)
 
@@ -110,18 +147,8 @@ class Writer:
         self, request: Request, place: Place[TextModel], sources: Mapping[int, Sequence[int]]
     ) -> dict[int, Hypothesis]:
         """The best that is found about the source tokens of each row."""
-        batcher, start = place.batcher, request.framing.start
-        encode = partial(place.model.encode, batcher.decoder, sources)
-        if len(sources) == 1 and request.is_plain and place.model.has_greedy and batcher.idle:
-            ((row, source),) = sources.items()
-
-            def alone() -> Hypothesis:
-                encode()
-                return write(place.model, start[0], batcher.decoder, row, request.length(source))
-
-            return {row: batcher.call(alone)}
-        jobs = [Job(row, start, request.search(source)) for row, source in sources.items()]
-        batcher.generate(jobs, encode)
+        jobs = [Job(row, request.framing.start, request.search(source)) for row, source in sources.items()]
+        place.batcher.generate(jobs, partial(place.model.encode, place.batcher.decoder, sources))
         return {job.row: job.search.results()[0] for job in jobs}
 
     def _aligned(self, request: Request, place: Place[TextModel], row: int, task: Task, sentence: Sentence) -> Sentence:

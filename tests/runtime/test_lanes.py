@@ -40,7 +40,7 @@ class Sized:
         return Rows(rows)
 
     def on_one_thread(self) -> "Sized":
-        return Sized(self.sessions.on_one_thread())
+        return Sized(self.sessions.on(1))
 
 
 def lanes(threads: int, rows: int, device: Device = CPU, few: int | None = None) -> Lanes[Model]:

@@ -47,7 +47,7 @@ def test_a_graph_is_opened_once_for_all_who_ask(seeded_bundle: Path, opened: lis
 
 def test_those_on_one_thread_are_others(seeded_bundle: Path, opened: list[str]) -> None:
     sessions = Sessions(open_bundle(seeded_bundle), CPU, 2)
-    narrow = sessions.on_one_thread()
+    narrow = sessions.on(1)
     assert narrow.open("decoder") is not sessions.open("decoder")
     assert [each.open("decoder").get_session_options().intra_op_num_threads for each in (narrow, sessions)] == [1, 2]
 
