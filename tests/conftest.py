@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from heedful.export.fetch import fetch
 from heedful.models.filterbank import mel_filterbank
+from heedful.runtime.bundle import VERSION
 from heedful.runtime.errors import FetchError
 from heedful.runtime.home import home
 
@@ -148,8 +149,8 @@ def torchless_python(heedful_home: Path, wheel: Path, request: pytest.FixtureReq
 
 
 def export_key() -> str:
-    """What an export depends on: the code of the exporter and of the models, and the libraries under them."""
-    digest = hashlib.sha256(" ".join(map(version, ("torch", "onnxscript", "transformers"))).encode())
+    """What an export depends on: the code of the exporter and of the models, the libraries under them, the format."""
+    digest = hashlib.sha256(" ".join([str(VERSION), *map(version, ("torch", "onnxscript", "transformers"))]).encode())
     sources = (path for package in ("export", "models") for path in (ROOT / package).rglob("*"))
     for path in sorted(path for path in sources if path.is_file() and "__pycache__" not in path.parts):
         digest.update(path.relative_to(ROOT).as_posix().encode() + path.read_bytes())

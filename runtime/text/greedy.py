@@ -24,10 +24,8 @@ class Greedy:
         self.model = model
         self._sessions = model.sessions.on(min(threads_of(model), _THREADS))
         self._taken = threading.Lock()
-
-    def expect(self, short: bool) -> None:
-        """Have the graph opened meanwhile."""
-        self._sessions.open_ahead(GREEDY[short])
+        # opened while the caller goes on
+        self._sessions.open_ahead(GREEDY[False])
 
     def write(self, source: Sequence[int], first: int, steps: int, *, short: bool) -> Hypothesis | None:
         """What greedy search without rules writes about `source`, framing included, after the token `first`, in `steps`

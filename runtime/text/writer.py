@@ -56,8 +56,6 @@ class Writer:
 
     def lanes(self, short: bool) -> Lanes[TextModel]:
         """The lanes whose decoders keep to the shortlist or do not."""
-        if self._greedy is not None:
-            self._greedy.expect(short)
         return self._lanes[TextModel.short_decoder if short else TextModel.decoder]
 
     def __call__(self, text: str | Sequence[str], **options: Any) -> Written | list[Written]:
