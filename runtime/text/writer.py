@@ -25,6 +25,8 @@ from heedful.runtime.workers import workers
 
 # characters of text that are read ahead, so that sentences of one length can be put together
 _AHEAD = 1 << 18
+# characters of a text that may be a sentence
+_SENTENCE = 1000
 # requests with different options that are remembered
 _REMEMBERED = 64
 # hypotheses of a large model that are decoded with all cores together
@@ -64,10 +66,11 @@ class Writer:
         `options` are those of `TextOptions`. Raises InputError for a text or options that cannot be used.
         """
         if isinstance(text, str):
-            (written,) = self.stream([text], **options)
-            return written
+            return self._one(self._request(options), text)
         if isinstance(text, bytes) or not isinstance(text, Iterable):
             raise InputError(f"a text must be a str, or a list of them, not {type(text).__name__}")
+        if isinstance(text, list | tuple) and len(text) == 1 and isinstance(text[0], str):
+            return [self._one(self._request(options), text[0])]
         return list(self.stream(text, **options))
 
     def submit(self, text: str | Sequence[str], **options: Any) -> "Future[Written | list[Written]]":
@@ -98,10 +101,10 @@ class Writer:
         with lanes.request(), ExitStack() as stack:
             while window := list(_window(texts, ahead)):
                 tasks = [request.tasks(text) for text in window]
-                pieces = [task for each in tasks for task in each if task.piece.text]
-                if len(pieces) == 1 and self._is_written_alone(request, lanes, pieces[0]):
-                    yield from map(_joined, tasks)
+                if len(tasks) == 1 and self._is_written_alone(request, lanes, tasks[0]):
+                    yield _joined(tasks[0])
                     continue
+                pieces = [task for each in tasks for task in each if task.piece.text]
                 # all threads have something to do
                 most = min(request.options.batch, lanes.most, -(-len(pieces) // lanes.threads) or 1)
                 run = partial(self._run, request, lanes, min(len(pieces), lanes.threads * most))
@@ -115,14 +118,28 @@ class Writer:
                     run(groups[0])
                 yield from map(_joined, tasks)
 
-    def _is_written_alone(self, request: Request, lanes: Lanes[TextModel], task: Task) -> bool:
-        """Write about `task` in one run, if the bundle can, nothing else is asked for, and nobody else is here."""
-        if self._greedy is None or not request.is_plain or lanes.load:
+    def _one(self, request: Request, text: str) -> Written:
+        """What is written about `text`, with as little around a single sentence as can be."""
+        lanes = self.lanes(request.short)
+        if self._greedy is not None and request.is_plain and len(text) <= _SENTENCE:
+            with lanes.request():
+                tasks = request.tasks(text)
+                if self._is_written_alone(request, lanes, tasks):
+                    return _joined(tasks)
+        (written,) = self._stream(request, iter([text]), _AHEAD)
+        return written
+
+    def _is_written_alone(self, request: Request, lanes: Lanes[TextModel], tasks: Sequence[Task]) -> bool:
+        """Write about `tasks`, a text, in one run of a graph, if the bundle can, nothing else is asked for, it is a
+        sentence, and nobody else is here.
+        """
+        pieces = [task for task in tasks if task.piece.text]
+        if self._greedy is None or not request.is_plain or lanes.load or len(pieces) != 1:
             return False
-        source = request.framing.source(task.tokens)
+        source = request.framing.source(pieces[0].tokens)
         best = self._greedy.write(source, request.framing.start[0], request.length(source), short=request.short)
         if best is not None:
-            task.sentence = self._sentence(task, best)
+            pieces[0].sentence = self._sentence(pieces[0], best)
         return best is not None
 
     def _sentence(self, task: Task, best: Hypothesis) -> Sentence:
