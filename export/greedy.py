@@ -21,9 +21,8 @@ from heedful.export.rank import log_total, top
 from heedful.export.reshape import regroup_once
 from heedful.models.cache import KeyValue, State
 from heedful.models.seq2seq import Seq2Seq
+from heedful.runtime.engine.rows import BUCKET
 
-# decoders read so many frames, or a multiple: the order in which attention adds up its scores depends on their number
-_FRAMES = 16
 _INT64, _FLOAT, _BOOL = (ir.TensorType(kind) for kind in (ir.DataType.INT64, ir.DataType.FLOAT, ir.DataType.BOOL))
 
 
@@ -54,7 +53,8 @@ class Text(nn.Module):
 
 
 def _filled_up(part: Tensor) -> Tensor:
-    return F.pad(part, (0, 0, 0, -part.shape[2] % _FRAMES))
+    """As many frames as a decoder's buffers have: the order in which attention adds up its scores depends on that."""
+    return F.pad(part, (0, 0, 0, -part.shape[2] % BUCKET["cpu"]))
 
 
 def text_graph(model: Seq2Seq) -> Graph:

@@ -11,7 +11,7 @@ from heedful.runtime.engine.buffers import Buffer, HostBuffer, allocate
 from heedful.runtime.engine.device import Device
 
 # slots by which buffers grow at least: attention costs as much as the capacity, growing costs a copy
-_BUCKET = {"cpu": 16, "cuda": 512}
+BUCKET = {"cpu": 16, "cuda": 512}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Rows:
         self.place = list(range(count))  # where in the buffers each row is
         self.used = [0] * count  # slots of each row that are written
         self.frames = [shape.frames] * count  # frames of each row's memory that are real
-        self.bucket = _BUCKET[device.name]
+        self.bucket = BUCKET[device.name]
         self.capacity = self.bucket
         self.room = shape.frames or self.bucket
         plain = (shape.dtype, (shape.heads, self.room, shape.head_dim))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,6 @@ class TextModel(Model):
         self.prefixes: dict[str, str] = text["prefixes"]
         self.search: dict[str, Any] = text["search"]
         self._frame: dict[str, Any] = text["frame"]
-        self._shortlist: Shortlist | None = None
 
     def framing(self, source: str | None, target: str | None) -> Framing:
         """What stands around texts in these languages. Raises InputError for one that the model has not, or needs."""
@@ -101,12 +101,10 @@ class TextModel(Model):
         """Whether the bundle says which tokens a translation may use."""
         return "shortlist.npz" in self.bundle.manifest["files"]
 
-    @property
+    @cached_property
     def shortlist(self) -> Shortlist:
         """The bundle's shortlist, read when it is first needed."""
-        if self._shortlist is None:
-            self._shortlist = Shortlist(self.bundle)
-        return self._shortlist
+        return Shortlist(self.bundle)
 
     @property
     def has_greedy(self) -> bool:

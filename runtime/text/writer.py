@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
@@ -49,7 +48,8 @@ class Writer:
         self._greedy = Greedy(self.model) if self.model.has_greedy else None
         self.lanes(False)
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
-        self._requests: dict[object, Request] = {}
+        # typed: 1 is not True, though they are equal
+        self._remembered = lru_cache(_REMEMBERED, typed=True)(partial(_asked, self.model, self.splits))
 
     @property
     def device(self) -> str:
@@ -84,21 +84,14 @@ class Writer:
     def _request(self, options: dict[str, Any]) -> Request:
         """What `options` ask for; who asks the same again does not wait for it to be found out again."""
         try:
-            # 1 is not True, though they are equal
-            key = tuple((name, type(value), value) for name, value in options.items())
-            found = self._requests.get(key)
-        except TypeError:  # a value that is not hashable is not valid either, and Request says why
-            key, found = None, None
-        if found is None:
-            found = Request(self.model, TextOptions.of(**options), split=self.splits)
-            if key is not None and len(self._requests) < _REMEMBERED:
-                self._requests[key] = found
-        return found
+            return self._remembered(**options)
+        except TypeError:  # a value that is not hashable is not valid either, and is told why
+            return _asked(self.model, self.splits, **options)
 
     def _stream(self, request: Request, texts: Iterator[str], ahead: int) -> Iterator[Written]:
         lanes = self.lanes(request.short)
-        pool: ThreadPoolExecutor | None = None
-        with lanes.request(), ExitStack() as stack:
+        # its threads start when there is more than one group
+        with lanes.request(), workers(lanes.threads, "heedful-lane") as pool:
             while window := list(_window(texts, ahead)):
                 tasks = [request.tasks(text) for text in window]
                 if len(tasks) == 1 and self._is_written_alone(request, lanes, tasks[0]):
@@ -110,8 +103,6 @@ class Writer:
                 run = partial(self._run, request, lanes, min(len(pieces), lanes.threads * most))
                 groups = _groups(pieces, most)
                 if len(groups) > 1:
-                    if pool is None:
-                        pool = stack.enter_context(workers(lanes.threads, "heedful-lane"))
                     # the longest first: what is left for the end is short
                     list(pool.map(run, groups))
                 elif groups:
@@ -182,6 +173,10 @@ class Writer:
             np.ascontiguousarray(mean[:, prompt:]),
         )
         return replace(sentence, alignment=found)
+
+
+def _asked(model: TextModel, splits: bool, /, **options: Any) -> Request:
+    return Request(model, TextOptions.of(**options), split=splits)
 
 
 def _window(texts: Iterator[str], ahead: int) -> Iterator[str]:
