@@ -94,9 +94,9 @@ def _write(checkpoint: Checkpoint, family: Family, folder: Path, precision: Prec
     shortlist = family.shortlist(checkpoint, model)
     graphs = _graphs(model, family, description, precision, report)
     shape = _decoder_shape(model, precision) | _memory_shape(graphs["decoder"])
-    # rows of logits that are in a core's cache together; a GPU has others
-    rows = 8 if precision == "int8" else None
-    files = [*_stored(graphs, family.ranked, rows, shortlist, description, folder), *tokenizers]
+    # for a core's cache; a GPU has others
+    row_by_row = precision == "int8"
+    files = [*_stored(graphs, family.ranked, row_by_row, shortlist, description, folder), *tokenizers]
     manifest: dict[str, Any] = {
         "heedful": VERSION,
         "task": family.task,
@@ -154,7 +154,7 @@ def _decoders(graphs: dict[str, ir.Model]) -> list[ir.Model]:
 def _stored(
     graphs: dict[str, ir.Model],
     ranked: bool,
-    rows: int | None,
+    row_by_row: bool,
     shortlist: Shortlist | None,
     description: dict[str, Any],
     folder: Path,
@@ -167,12 +167,12 @@ def _stored(
         graphs[SHORT["decoder"]], sources = shorten(decoder)
         if GREEDY in graphs:
             graphs[SHORT[GREEDY]] = keep_to_words(graphs[GREEDY])
-        # few, and with a loop of its own a single sentence would take longer
+        # few, and row by row a single sentence would take longer
         rank_logits(graphs[SHORT["decoder"]])
         shortlist.save(folder / SHORTLIST)
         files = [SHORTLIST]
     if ranked:
-        rank_logits(decoder, rows)
+        rank_logits(decoder, row_by_row=row_by_row)
     else:
         for each in _decoders(graphs):
             sum_logits(each)

@@ -43,13 +43,13 @@ def sum_logits(model: ir.Model) -> None:
     model.graph.outputs.append(total)
 
 
-def rank_logits(model: ir.Model, rows: int | None = None) -> None:
+def rank_logits(model: ir.Model, *, row_by_row: bool = False) -> None:
     """Give the decoder `model`, in place, an input `best` (1,) int64, how many logits of each row are wanted.
 
     Its outputs, beside `logits` (m, vocabulary): `best_logits` (m, best) float32 in falling order, their `best_tokens`
     (m, best) int64, and `total` (m,) float32, log(sum(exp(logits))). If `best` is 0 the first two are empty, otherwise
-    `logits` is, since onnxruntime computes what nobody asks for too. Rows are ranked `rows` at a time, if given: so
-    many that their logits stay in a core's cache.
+    `logits` is, since onnxruntime computes what nobody asks for too. With `row_by_row` a row is ranked at a time, so
+    that its logits stay in a core's cache.
     """
     graph = model.graph
     logits = next(value for value in graph.outputs if value.name == "logits")
@@ -57,7 +57,7 @@ def rank_logits(model: ir.Model, rows: int | None = None) -> None:
     count = logits.shape[0] if logits.shape is not None else None
     best = ir.Value(name="best", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
     graph.inputs.append(best)
-    choice = _choice(model, logits, best, rows)
+    choice = _choice(model, logits, best, row_by_row=row_by_row)
     graph.outputs[graph.outputs.index(logits)] = choice.outputs[0]
     for node in reversed(_product(logits)[1]):
         graph.remove(node, safe=True)
@@ -68,16 +68,16 @@ def rank_logits(model: ir.Model, rows: int | None = None) -> None:
     graph.outputs.extend(choice.outputs[1:])
 
 
-def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, rows: int | None) -> ir.Node:
+def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, *, row_by_row: bool) -> ir.Node:
     """The node, put into the graph, whose outputs are all logits and nothing ranked, or the other way round."""
     outer, some, everything = Nodes(model), Nodes(model), Nodes(model)
     start = outer.integers(0)
-    ranked = rank(some, _again(some, logits), best) if rows is None else _by_rows(some, logits, best, rows)
+    ranked = _row_by_row(some, logits, best) if row_by_row else rank(some, _again(some, logits), best)
     then = [some("Slice", _product(logits)[0], start, start, start), *ranked]
     whole = everything("Identity", _again(everything, logits))
     whole.shape, whole.type = logits.shape, logits.type
     total = log_total(everything, whole, everything("ReduceMax", whole, everything.integers(-1), keepdims=1))
-    otherwise = [whole, *_empty(everything, everything.integers(0, 0))._replace(total=total)]
+    otherwise = [whole, *_none(everything), total]
     branches = [
         ir.AttrGraph("then_branch", some.body("rank.some", [], then)),
         ir.AttrGraph("else_branch", everything.body("rank.all", [], otherwise)),
@@ -87,34 +87,33 @@ def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, rows: int | None)
     return choice
 
 
-def _by_rows(nodes: Nodes, logits: ir.Value, best: ir.Value, rows: int) -> Ranked:
-    """Rank `rows` rows at a time."""
-    number = ir.Value(name="rank.trip", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64))
-    goes = ir.Value(name="rank.goes", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
-    before = [
-        ir.Value(name=f"rank.before.{name}", shape=ir.Shape([None] * axes), type=ir.TensorType(kind))
-        for name, axes, kind in zip(Ranked._fields, (2, 2, 1), _KINDS, strict=True)
-    ]
-    within, first = Nodes(nodes.model), nodes.integers(0)
-    start = within("Mul", number, within.integers(rows))
-    end = within("Add", start, within.integers(rows))
-    found = rank(within, _again(within, logits, lambda value: within("Slice", value, start, end, first)), best)
-    after = [within("Concat", *pair, axis=0) for pair in zip(before, found, strict=True)]
-    body = within.body("rank.rows", [number, goes, *before], [within("Identity", goes), *after])
-    count = nodes("Shape", _product(logits)[0], start=0, end=1)
-    trips = nodes("Div", nodes("Add", count, nodes.integers(rows - 1)), nodes.integers(rows))
-    none = _empty(nodes, nodes("Concat", first, best, axis=0))
-    loop = ir.Node("", "Loop", [nodes("Squeeze", trips), None, *none], [ir.AttrGraph("body", body)], num_outputs=3)
-    nodes.made.append(loop)
-    return Ranked(*loop.outputs)
+def _row_by_row(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
+    """Rank each row by itself: a Scan hands rows over where they lie, and what is made of one stays in the cache."""
+    apart = nodes.integers(1)
+    scanned: list[ir.Value] = []
+    row: list[ir.Value] = []
+
+    def one(value: ir.Value) -> ir.Value:
+        scanned.append(nodes("Unsqueeze", value, apart))
+        name, kind = f"rank.row.{len(row)}", ir.TensorType(ir.DataType.FLOAT)
+        row.append(ir.Value(name=name, shape=ir.Shape([1, None]), type=kind))
+        return row[-1]
+
+    within = Nodes(nodes.model)
+    found = rank(within, _again(within, logits, one), best)
+    body = ir.AttrGraph("body", within.body("rank.row", row, found))
+    count = ir.AttrInt64("num_scan_inputs", len(row))
+    scan = ir.Node("", "Scan", scanned, [body, count], num_outputs=3)
+    nodes.made.append(scan)
+    return Ranked(*(nodes("Squeeze", value, apart) for value in scan.outputs))
 
 
-def _empty(nodes: Nodes, shape: ir.Value) -> Ranked:
-    """What is said of no rows: `shape` (0, best) of logits and tokens."""
-    none = nodes.integers(0)
+def _none(nodes: Nodes) -> tuple[ir.Value, ir.Value]:
+    """No logits and no tokens, (0, 0) each."""
+    shape = nodes.integers(0, 0)
     zero = constant(nodes.model, "rank.zero", np.zeros(1, np.float32))
     number = constant(nodes.model, "rank.number", np.zeros(1, np.int64))
-    return Ranked(nodes("Expand", zero, shape), nodes("Expand", number, shape), nodes("Expand", zero, none))
+    return nodes("Expand", zero, shape), nodes("Expand", number, shape)
 
 
 def _product(logits: ir.Value) -> tuple[ir.Value, Sequence[ir.Node]]:
@@ -143,7 +142,9 @@ def _again(nodes: Nodes, logits: ir.Value, part: Callable[[ir.Value], ir.Value] 
 def rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
     """The `best` (1,) int64 largest of `logits` (m, vocabulary), and the sum of all, as nodes of a graph."""
     largest, tokens = top(nodes, logits, best)
-    return Ranked(largest, tokens, log_total(nodes, logits, nodes("Gather", largest, nodes.integers(0), axis=1)))
+    highest, token = (nodes("Gather", value, nodes.integers(0), axis=1) for value in (largest, tokens))
+    normalised = nodes("GatherElements", nodes("LogSoftmax", logits, axis=-1), token, axis=1)
+    return Ranked(largest, tokens, nodes("Squeeze", nodes("Sub", highest, normalised), nodes.integers(-1)))
 
 
 def top(nodes: Nodes, logits: ir.Value, best: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -83,12 +83,12 @@ sizes = st.integers(1, 400) | st.sampled_from([512, 640, 997, 1024, 2000, 3200, 
 
 @settings(max_examples=80)
 @given(
-    vocabulary=sizes, rows=st.integers(1, 9), together=st.none() | st.integers(1, 4),
+    vocabulary=sizes, rows=st.integers(1, 9), row_by_row=st.booleans(),
     share=st.floats(0, 1), seed=st.integers(0, 10**6),
     levels=st.sampled_from([0, 1, 3, 50]), stated=st.booleans(),
 )  # fmt: skip
 def test_ranked_is_sorted(
-    vocabulary: int, rows: int, together: int | None, share: float, seed: int, levels: int, stated: bool
+    vocabulary: int, rows: int, row_by_row: bool, share: float, seed: int, levels: int, stated: bool
 ) -> None:
     """Any number of the best, of logits that are all different or have few `levels`."""
     rng = np.random.default_rng(seed)
@@ -96,7 +96,7 @@ def test_ranked_is_sorted(
     if levels:
         weight, hidden = rng.integers(levels, size=weight.shape).astype(np.float32), np.ones_like(hidden)
     model = decoder(weight, stated=stated)
-    rank_logits(model, together)
+    rank_logits(model, row_by_row=row_by_row)
     best = max(1, round(share * vocabulary))
     found = ranked(opened(model), hidden, best)
     np.testing.assert_allclose(found[-1], hidden @ weight.T, rtol=1e-4, atol=1e-5)
