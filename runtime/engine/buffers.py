@@ -67,14 +67,15 @@ class HostBuffer:
     def resized(self, slots: int, used: Sequence[int]) -> "HostBuffer":
         rows, heads, _, dim = self.shape
         size = rows * heads * slots * dim * self.array.itemsize
-        # memory of rows that were never written is not touched, and so takes no room
-        kept = {row: self.array[row, :, :count].copy() for row, count in enumerate(used) if count}
         # who changes once does so again: in the same pages, since a new one costs as much as several copies of it
         stays = size <= len(self.pages) < 16 * size
         pages = self.pages if stays else mmap.mmap(-1, 4 * size)
         other = HostBuffer((rows, heads, slots, dim), self.array.dtype, pages)
-        for row, part in kept.items():
-            other.write(row, part)
+        # in an order in which none is written over before it is moved
+        for row in reversed(range(rows)) if slots > self.shape[2] else range(rows):
+            # memory of rows that were never written is not touched, and so takes no room
+            if used[row]:
+                other.write(row, self.array[row, :, : used[row]].copy())
         return other
 
 

@@ -11,7 +11,7 @@ from heedful.runtime.engine.buffers import Buffer, HostBuffer, allocate
 from heedful.runtime.engine.device import Device
 
 # slots by which buffers grow at least: attention costs as much as the capacity, growing costs a copy
-BUCKET = {"cpu": 16, "cuda": 512}
+BUCKET = {"cpu": 8, "cuda": 512}
 
 
 @dataclass(frozen=True, slots=True)
