@@ -1,7 +1,6 @@
 """One decoder session over the rows whose caches it reads and writes in place."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -18,38 +17,37 @@ FEW = 8
 """New tokens up to which a decoder's graph may attend to each on its own (export/fold.py)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Feed:
+class Feed(NamedTuple):
     """New tokens of one input: tokens and positions (n,), the first slot they take, the slots each may see (n, used)
     and which of the n tokens' logits are wanted: of each the `best` largest, where the graph ranks them, or all if that
     is 0. Before that the slots `kept` (at,) are moved to the front, if given.
     """
 
-    tokens: NDArray[np.int64]
-    positions: NDArray[np.int64]
+    tokens: Sequence[int]
+    positions: Sequence[int]
     at: int
     mask: NDArray[np.bool_]
-    select: NDArray[np.int64]
+    select: Sequence[int]
     kept: NDArray[np.intp] | None = None
     best: int = 0
 
 
 class Best(NamedTuple):
-    """The largest logits (m, k), float32, in falling order, their tokens (m, k), int64, and log(sum(exp(logits))) over
-    the whole vocabulary (m,), float32.
+    """The largest logits (m, k), in falling order, their tokens (m, k) and log(sum(exp(logits))) over the whole
+    vocabulary (m,): so few that they are plain numbers.
     """
 
-    logits: NDArray[np.float32]
-    tokens: NDArray[np.int64]
-    total: NDArray[np.float32]
+    logits: Sequence[Sequence[float]]
+    tokens: Sequence[Sequence[int]]
+    total: Sequence[float]
 
     def part(self, rows: slice) -> "Best":
-        """What is said of these rows, where it lies."""
+        """What is said of these rows."""
         return Best(self.logits[rows], self.tokens[rows], self.total[rows])
 
     def copy(self) -> "Best":
-        """The same in memory of its own."""
-        return Best(self.logits.copy(), self.tokens.copy(), self.total.copy())
+        """The same, which nobody writes to."""
+        return self
 
 
 class All(NamedTuple):
@@ -104,8 +102,8 @@ class Decoder:
 
     @property
     def spare(self) -> int:
-        """How many slots of a row nobody may see any more before the others are moved together: what rows grow by."""
-        return self.buffers.bucket
+        """How many slots of a row nobody may see any more before the others are moved together."""
+        return 2 * self.buffers.bucket
 
     @property
     def memory(self) -> dict[str, Buffer]:
@@ -142,19 +140,22 @@ class Decoder:
     def _write(self, feeds: Mapping[int, Feed], places: range, width: int) -> list[int]:
         """Write the inputs of a step; returns where the wanted logits of each row begin, and the end of the last."""
         rows, count, new = self.buffers, len(places), self.inputs.new
-        ends = [0, *accumulate(len(feed.select) for feed in feeds.values())]
-        tokens, positions = new("tokens", (count, width)), new("positions", (count, width))
-        at, frames = new("at", (count,), rows.capacity - width), new("frames", (count,), 1)
-        mask, select = new("mask", (count, width, rows.capacity), dtype=np.bool_), new("select", (ends[-1],))
+        fed = [(rows.place[row] - places.start, feed) for row, feed in feeds.items()]
+        each = [place for place, _ in fed]
+        fresh = [place * width + i for place, feed in fed for i in range(len(feed.tokens))]
+        new("tokens", (count, width)).reshape(-1)[fresh] = [token for _, feed in fed for token in feed.tokens]
+        new("positions", (count, width)).reshape(-1)[fresh] = [place for _, feed in fed for place in feed.positions]
+        new("at", (count,), rows.capacity - width)[each] = [feed.at for _, feed in fed]
+        new("frames", (count,), 1)[each] = [rows.frames[row] for row in feeds]
+        ends = [0, *accumulate(len(feed.select) for _, feed in fed)]
+        new("select", (ends[-1],))[:] = [place * width + i for place, feed in fed for i in feed.select]
+        mask = new("mask", (count, width, rows.capacity), dtype=np.bool_)
         # padding must see a slot, or its softmax is NaN and poisons the slot it writes
-        mask[:, :, -1] = True
-        for i, (row, feed) in enumerate(feeds.items()):
-            at_row, fresh = rows.place[row] - places.start, len(feed.tokens)
-            tokens[at_row, :fresh], positions[at_row, :fresh], at[at_row] = feed.tokens, feed.positions, feed.at
-            mask[at_row, :fresh] = False
-            mask[at_row, :fresh, : feed.mask.shape[1]] = feed.mask
-            frames[at_row] = rows.frames[row]
-            select[ends[i] : ends[i + 1]] = at_row * width + feed.select
+        mask[:, :, -1] = padded = len(fresh) < count * width
+        for place, feed in fed:
+            if padded:
+                mask[place, : len(feed.tokens), -1] = False
+            mask[place, : len(feed.tokens), : feed.mask.shape[1]] = feed.mask
         for name, array in self._extra(feeds).items():
             self.inputs.give(name, array)
         return ends
@@ -177,7 +178,7 @@ class Decoder:
         self.buffers.bind(self.binding, places)
         self.inputs.bind()
         self.session.run_with_iobinding(self.binding, RUN)
-        return Best(*outputs.values()) if best else All(*outputs.values())
+        return Best(*(array.tolist() for array in outputs.values())) if best else All(*outputs.values())
 
     def _prepare(self, kind: _Kind, count: int, best: int) -> dict[str, NDArray[Any]]:
         """Bind room for `count` wanted logits, or the `best` of each, in which it stays from step to step."""

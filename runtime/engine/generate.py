@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.runtime.engine.decoder import Feed, Scores
+from heedful.runtime.engine.decoder import All, Feed, Scores
 from heedful.runtime.engine.search import Search
 from heedful.runtime.engine.slots import Slots
 
@@ -49,16 +49,16 @@ class Job:
     def start(self) -> Feed:
         """The prompt, of which the logits watched and the last are wanted."""
         count = len(self.prompt)
-        tokens = np.asarray(self.prompt, np.int64)
-        select = np.asarray([*self.watch, count - 1], np.int64)
         best = 0 if self.watch else self.search.best
-        return Feed(tokens, np.arange(count), 0, self.slots.prefill(count), select, best=best)
+        select = [*self.watch, count - 1]
+        return Feed(self.prompt, range(count), 0, self.slots.prefill(count), select, best=best)
 
     def advance(self, scores: Scores, spare: int) -> Feed | None:
         """What to feed after `scores`, with less than `spare` slots that nobody sees; None when the job is done."""
         if not self.first_token:
             self.first_token = time.perf_counter()
             if self.watch:
+                assert isinstance(scores, All)  # as it was asked for
                 self.prompt_logits = scores.logits[:-1].copy()
             scores = scores.part(slice(-1, None))
         step = self.search.advance(scores)
@@ -66,10 +66,10 @@ class Job:
             return None
         kept = self.slots.compact(step.parents, spare)
         at, count = self.slots.used, len(step.tokens)
-        tokens, positions = np.asarray(step.tokens, np.int64), np.full(count, self.position)
+        positions = [self.position] * count
         self.position += 1
         mask = self.slots.step(step.parents)
-        return Feed(tokens, positions, at, mask, np.arange(count), kept, self.search.best)
+        return Feed(step.tokens, positions, at, mask, range(count), kept, self.search.best)
 
 
 class Running:

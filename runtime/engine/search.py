@@ -7,7 +7,7 @@ hypotheses to go on with, each as the index of its parent and its new token.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,8 +34,7 @@ class Hypothesis:
         return self.logprob / (len(self.tokens) + 1)
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """The hypotheses that live on: the index of each one's parent among those before, and its new token."""
 
     parents: list[int]
@@ -76,6 +75,8 @@ class Limits:
         """How many of the best tokens to ask for so that `best` are left of each of `texts`; 0 for all of them, which
         rules need that look at logits.
         """
+        if not self.rules:
+            return best
         bans = [rule for rule in self.rules if isinstance(rule, Ban)]
         if len(bans) < len(self.rules):
             return 0
@@ -104,6 +105,8 @@ class Limits:
 
     def banned(self, generated: Sequence[int]) -> set[int]:
         """The tokens that the rules rule out before they see any logits."""
+        if not self.rules:
+            return set()
         return {token for rule in self.rules if isinstance(rule, Ban) for token in rule.banned(generated)}
 
 
@@ -190,10 +193,9 @@ class Sample:
     def _next(self, scores: Scores, row: int, tokens: list[int]) -> tuple[int, float]:
         """A token to go on with after `tokens`, and its log-probability."""
         if isinstance(scores, Best):
-            banned = self.limits.banned(tokens)
-            ranked = zip(scores.tokens[row].tolist(), scores.logits[row].tolist(), strict=True)
-            token, logit = next((token, logit) for token, logit in ranked if token not in banned)
-            return token, logit - float(scores.total[row])
+            banned, choices = self.limits.banned(tokens), scores.tokens[row]
+            first = next(i for i, token in enumerate(choices) if token not in banned) if banned else 0
+            return choices[first], scores.logits[row][first] - scores.total[row]
         # samples go on from one row at first, and each has its own rules
         logits = scores.logits[row].copy() if len(self.live) > len(scores.logits) else scores.logits[row]
         total = self.limits.apply(logits, tokens, float(scores.total[row]))
@@ -202,7 +204,7 @@ class Sample:
 
     def advance(self, scores: Scores) -> Step | None:
         survivors: list[_Live] = []
-        step = Step([], [])
+        parents, tokens = [], []
         for row, one in zip(self.rows, self.live, strict=True):
             if self.limits.forced_end and len(one.tokens) + 1 >= self.limits.length:
                 self._finish(one, ended=True)
@@ -217,10 +219,10 @@ class Sample:
                 self._finish(one, ended=False)
                 continue
             survivors.append(one)
-            step.parents.append(row)
-            step.tokens.append(token)
+            parents.append(row)
+            tokens.append(token)
         self.live, self.rows = survivors, list(range(len(survivors)))
-        return step if survivors else None
+        return Step(parents, tokens) if survivors else None
 
     def _finish(self, one: _Live, *, ended: bool) -> None:
         score = one.logprob / (len(one.tokens) + 1)
@@ -269,8 +271,7 @@ class Beam:
     def _best(self, best: Best) -> list[tuple[float, float, int, int]]:
         """Candidates among the best tokens of each hypothesis."""
         found = []
-        columns = (best.logits.tolist(), best.tokens.tolist(), best.total.tolist())
-        for parent, (one, logits, tokens, total) in enumerate(zip(self.live, *columns, strict=True)):
+        for parent, (one, logits, tokens, total) in enumerate(zip(self.live, *best, strict=True)):
             banned = self.limits.banned(one.tokens)
             for logit, token in zip(logits, tokens, strict=True):
                 if token not in banned:

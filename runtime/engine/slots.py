@@ -18,19 +18,26 @@ def _own(count: int) -> NDArray[np.bool_]:
     return np.eye(count, dtype=np.bool_)
 
 
+@cache
+def _all(count: int) -> NDArray[np.bool_]:
+    """What a hypothesis sees to which all of `count` slots belong."""
+    return np.ones((1, count), dtype=np.bool_)
+
+
 class Slots:
     """The slots of one input: `used` of them are written; `visible` (hypotheses, used) bool."""
 
     def __init__(self) -> None:
         self.used = 0
         self.visible: NDArray[np.bool_] = np.zeros((1, 0), dtype=np.bool_)
+        self._alone = True  # whether there never was more than one hypothesis, which then sees all
 
     def prefill(self, tokens: int) -> NDArray[np.bool_]:
         """Take `tokens` slots for a prompt, which one hypothesis now sees. Returns its causal mask (tokens, used)."""
         if self.used:
             raise ValueError("a prompt comes first: these slots are already in use")
         self.used = tokens
-        self.visible = np.ones((1, tokens), dtype=np.bool_)
+        self.visible = _all(tokens)
         return np.tri(tokens, dtype=np.bool_)
 
     def compact(self, parents: Sequence[int], spare: int) -> NDArray[np.intp] | None:
@@ -39,7 +46,7 @@ class Slots:
         Returns the slots kept (used,), in order, which are to be moved to the front; None if all stay where they are.
         It depends on nothing but these hypotheses: moving slots changes the last bits of what attention adds up.
         """
-        if self.used < spare:
+        if self._alone or self.used < spare:
             return None
         seen = self.visible[list(parents)].any(axis=0)
         if self.used - np.count_nonzero(seen) < spare:
@@ -54,6 +61,10 @@ class Slots:
 
         Returns the mask (len(parents), used): what the parent saw and the new slot of its own.
         """
-        self.visible = np.concatenate([self.visible[list(parents)], _own(len(parents))], axis=1)
+        self._alone = self._alone and len(parents) == 1
         self.used += len(parents)
+        if self._alone:
+            self.visible = _all(self.used)
+        else:
+            self.visible = np.concatenate([self.visible[list(parents)], _own(len(parents))], axis=1)
         return self.visible

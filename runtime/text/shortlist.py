@@ -85,7 +85,7 @@ class ShortDecoder(Decoder):
 
     def _found(self, scores: Scores) -> Scores:
         if isinstance(scores, Best):
-            return scores._replace(tokens=self.tokens[scores.tokens])
+            return scores._replace(tokens=self.tokens[np.asarray(scores.tokens)].tolist())
         logits = np.full((len(scores.logits), self.shape.vocabulary), -np.inf, np.float32)
         logits[:, self.tokens] = scores.logits
         return All(logits, scores.total)

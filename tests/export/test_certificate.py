@@ -18,7 +18,7 @@ from heedful.export.checkpoint import open_checkpoint
 from heedful.export.whisper import fixture_windows
 from heedful.models.whisper import Whisper
 from heedful.runtime.bundle import Bundle, open_bundle
-from heedful.runtime.engine.decoder import Decoder, Feed, Scores
+from heedful.runtime.engine.decoder import All, Decoder, Feed, Scores
 from heedful.runtime.errors import ExportError
 
 Array = NDArray[Any]
@@ -161,7 +161,9 @@ def test_a_likeliest_token_that_changes_is_counted(
     def swapping(decoder: Decoder, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
         found = steps(decoder, feeds)
         for row, feed in feeds.items():
-            for each in found[row].logits if feed.at % 3 == 0 else ():
+            scores = found[row]
+            assert isinstance(scores, All)
+            for each in scores.logits if feed.at % 3 == 0 else ():
                 second, first = np.argsort(each)[-2:]
                 each[[first, second]] = each[[second, first]]
         return found

@@ -244,14 +244,14 @@ def check_bundle(student: Student, bundle: Path) -> None:
     for step in range(max(map(len, expected))):
         feeds = {
             row: Feed(
-                np.array([END if step == 0 else student.targets[row][step - 1]]),
-                np.array([step]), step, np.ones((1, step + 1), np.bool_), np.array([0]),
+                [END if step == 0 else student.targets[row][step - 1]],
+                [step], step, np.ones((1, step + 1), np.bool_), [0],
             )
             for row in range(len(expected))
             if step < len(expected[row])
         }  # fmt: skip
         for row, scores in decoder.step(feeds).items():
-            check(scores.logits[0], expected[row][step])
+            check(np.asarray(scores.logits)[0], expected[row][step])
 
 
 def test_a_seeded_model_says_what_it_should(student: Student) -> None:
@@ -297,8 +297,7 @@ def test_every_branch_in_the_cache_is_the_text_it_stands_for(student: Student) -
     slots = [Slots() for _ in rows]
     texts: list[list[list[int]]] = [[[END]] for _ in rows]
     moved = 0
-    zero = np.zeros(1, np.int64)
-    decoder.step({row: Feed(np.array([END]), zero, 0, slots[row].prefill(1), zero) for row in rows})
+    decoder.step({row: Feed([END], [0], 0, slots[row].prefill(1), [0]) for row in rows})
     for step in range(1, 56):
         feeds = {}
         for row in rows:
@@ -306,8 +305,8 @@ def test_every_branch_in_the_cache_is_the_text_it_stands_for(student: Student) -
             texts[row] = [[*texts[row][parent], int(rng.integers(2, PIECES))] for parent in parents]
             kept = slots[row].compact(parents, 64)
             moved += kept is not None
-            at, count, tokens = slots[row].used, len(parents), np.array([text[-1] for text in texts[row]])
-            feeds[row] = Feed(tokens, np.full(count, step), at, slots[row].step(parents), np.arange(count), kept)
+            at, count, tokens = slots[row].used, len(parents), [text[-1] for text in texts[row]]
+            feeds[row] = Feed(tokens, [step] * count, at, slots[row].step(parents), range(count), kept)
         found = decoder.step(feeds)
         if step % 9 == 1:
             for row, ids in enumerate(student.sources):

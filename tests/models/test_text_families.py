@@ -26,7 +26,7 @@ from heedful.export.family import Family
 from heedful.export.tokenizers import build_tokenizers
 from heedful.models.seq2seq import Seq2Seq
 from heedful.runtime.bundle import Bundle
-from heedful.runtime.engine.decoder import Best, Feed, Scores
+from heedful.runtime.engine.decoder import All, Best, Feed, Scores
 from heedful.runtime.engine.device import choose_device
 from heedful.runtime.engine.generate import Job, Stepper, generate
 from heedful.runtime.engine.sessions import Sessions
@@ -308,8 +308,9 @@ class Ranked:
 
 def best(scores: Scores, count: int) -> Best:
     assert count > 0, "rules that look at logits would need all of them"
+    assert isinstance(scores, All)
     tokens = np.argsort(-scores.logits, axis=1, kind="stable")[:, :count]
-    return Best(np.take_along_axis(scores.logits, tokens, 1), tokens, scores.total)
+    return Best(np.take_along_axis(scores.logits, tokens, 1).tolist(), tokens.tolist(), scores.total.tolist())
 
 
 Found = list[list[tuple[list[int], float]]]

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from typing import get_args
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -55,15 +54,15 @@ def test_slots_of_other_hypotheses_between_its_own_change_nothing(model: Seq2Seq
     decoder, slots = EagerDecoder(model.decoder, model.encode(SOURCE, LENGTHS)), Slots()
     prompt = data.draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=4), label="prompt")
     count = len(prompt)
-    feed = Feed(np.array(prompt), np.arange(count), 0, slots.prefill(count), np.arange(count))
+    feed = Feed(prompt, range(count), 0, slots.prefill(count), range(count))
     assert_close(torch.as_tensor(decoder.step({0: feed})[0].logits), alone(model, prompt), rtol=1e-4, atol=1e-4)
     texts = [prompt]
     for _ in range(data.draw(st.integers(1, 10), label="steps")):
         parents = data.draw(st.lists(st.integers(0, len(texts) - 1), min_size=1, max_size=4), label="parents")
         tokens = data.draw(st.lists(st.integers(0, VOCABULARY - 1), min_size=len(parents), max_size=len(parents)))
         texts = [[*texts[parent], token] for parent, token in zip(parents, tokens, strict=True)]
-        at, positions = slots.used, np.full(len(texts), len(texts[0]) - 1)
-        feed = Feed(np.array(tokens), positions, at, slots.step(parents), np.arange(len(texts)))
+        at, positions = slots.used, [len(texts[0]) - 1] * len(texts)
+        feed = Feed(tokens, positions, at, slots.step(parents), range(len(texts)))
         expected = torch.stack([alone(model, text)[-1] for text in texts])
         assert_close(torch.as_tensor(decoder.step({0: feed})[0].logits), expected, rtol=1e-4, atol=1e-4)
 
@@ -115,9 +114,8 @@ def test_but_later_ones_are_looked_at(blind: Seq2Seq) -> None:
 
 def test_in_the_cache_as_well(blind: Seq2Seq) -> None:
     decoder, slots = EagerDecoder(blind.decoder, blind.encode(SOURCE, LENGTHS)), Slots()
-    zero = np.zeros(1, np.int64)
-    decoder.step({0: Feed(np.array([START]), zero, 0, slots.prefill(1), zero)})
-    feed = Feed(np.array([5, 7]), np.ones(2, np.int64), 1, slots.step([0, 0]), np.arange(2))
+    decoder.step({0: Feed([START], [0], 0, slots.prefill(1), [0])})
+    feed = Feed([5, 7], [1, 1], 1, slots.step([0, 0]), range(2))
     expected = torch.stack([alone(blind, [9, token])[-1] for token in (5, 7)])
     assert_close(torch.as_tensor(decoder.step({0: feed})[0].logits), expected, rtol=1e-4, atol=1e-5)
 

@@ -144,7 +144,7 @@ def test_every_branch_in_the_cache_is_the_text_it_stands_for(pair: Pair) -> None
     feeds = {}
     for row, prompt in enumerate(PROMPTS):
         count = len(prompt)
-        feeds[row] = Feed(np.array(prompt), np.arange(count), 0, slots[row].prefill(count), np.arange(count))
+        feeds[row] = Feed(prompt, range(count), 0, slots[row].prefill(count), range(count))
     for row, scores in decoder.step(feeds).items():
         assert_close(torch.as_tensor(scores.logits), uncached(row, PROMPTS[row]), rtol=1e-4, atol=1e-4)
     for _ in range(6):
@@ -152,9 +152,9 @@ def test_every_branch_in_the_cache_is_the_text_it_stands_for(pair: Pair) -> None
         for row in rng.permutation(len(PROMPTS))[:4].tolist():
             parents = rng.integers(len(texts[row]), size=rng.integers(1, 5)).tolist()
             texts[row] = [[*texts[row][parent], int(rng.integers(VOCABULARY))] for parent in parents]
-            tokens, positions = np.array([text[-1] for text in texts[row]]), np.array([len(texts[row][0]) - 1])
-            at, count = slots[row].used, len(parents)
-            feeds[row] = Feed(tokens, positions.repeat(count), at, slots[row].step(parents), np.arange(count))
+            tokens, at, count = [text[-1] for text in texts[row]], slots[row].used, len(parents)
+            positions = [len(texts[row][0]) - 1] * count
+            feeds[row] = Feed(tokens, positions, at, slots[row].step(parents), range(count))
         for row, scores in decoder.step(feeds).items():
             expected = torch.stack([uncached(row, text)[-1] for text in texts[row]])
             assert_close(torch.as_tensor(scores.logits), expected, rtol=1e-4, atol=1e-4)

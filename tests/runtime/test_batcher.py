@@ -43,7 +43,7 @@ class Reader:
         if feed.kept is not None:
             written[:] = [written[slot] for slot in feed.kept]
         assert feed.at == len(written)
-        written += feed.tokens.tolist()
+        written += feed.tokens
         texts = [np.array(written)[feed.mask[i]].tolist() for i in feed.select]
         logits = np.stack([np.random.default_rng(text).normal(0, 1.5, VOCABULARY) for text in texts])
         return All(logits.astype(np.float32), np.log(np.exp(logits).sum(axis=1)).astype(np.float32))

@@ -52,10 +52,10 @@ class Reader:
         if feed.kept is not None:
             written[:] = [written[slot] for slot in feed.kept]
         assert feed.at == len(written)
-        written += feed.tokens.tolist()
+        written += feed.tokens
         assert feed.mask.shape == (len(feed.tokens), len(written))
         texts = [tuple(np.array(written)[seen].tolist()) for seen in feed.mask]
-        assert [len(text) - 1 for text in texts] == feed.positions.tolist()
+        assert [len(text) - 1 for text in texts] == list(feed.positions)
         return scores_of(np.stack([self.model(texts[i]) for i in feed.select]))
 
 
@@ -272,8 +272,9 @@ def best_of(scores: Scores, count: int) -> Scores:
     """The `count` best of each row, or all if there are fewer; all logits if `count` is 0."""
     if not count:
         return scores
+    assert isinstance(scores, All)
     tokens = np.argsort(-scores.logits, axis=1, kind="stable")[:, :count]
-    return Best(np.take_along_axis(scores.logits, tokens, 1), tokens, scores.total)
+    return Best(np.take_along_axis(scores.logits, tokens, 1).tolist(), tokens.tolist(), scores.total.tolist())
 
 
 LENGTH = 6

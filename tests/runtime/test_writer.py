@@ -111,8 +111,8 @@ def logits(translator: Translator, sentence: Sentence) -> NDArray[np.float64]:
     model.encode(decoder, {0: framing.source(model.tokens.encode(sentence.source))})
     rows = []
     for i, token in enumerate([*framing.start, *sentence.tokens]):
-        feed = Feed(np.array([token]), np.array([i]), i, np.ones((1, i + 1), np.bool_), np.array([0]))
-        rows.append(decoder.step({0: feed})[0].logits[0].astype(np.float64))
+        found = decoder.step({0: Feed([token], [i], i, np.ones((1, i + 1), np.bool_), [0])})[0]
+        rows.append(np.asarray(found.logits, np.float64)[0])
     return np.stack(rows)
 
 
