@@ -12,6 +12,8 @@ from heedful.runtime.engine.device import Device
 
 # slots by which buffers grow at least: attention costs as much as the capacity, growing costs a copy
 BUCKET = {"cpu": 8, "cuda": 512}
+# of all rows that are in use together, caches grow by as many: what few rows attend to stays in a core's cache
+_FEW = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +67,16 @@ class Rows:
         }
         self.bound = range(0)  # places that the buffers are bound to; empty when they must be bound anew
 
-    def _fitting(self, slots: int) -> int:
-        """A capacity for `slots` slots: whole buckets, so large that to grow is rare, at most a quarter too much."""
-        step = max(self.bucket, 1 << max(slots.bit_length() - 3, 0))
+    def _fitting(self, slots: int, rows: int) -> int:
+        """A capacity for `slots` slots of `rows` rows: whole buckets, so large that to grow is rare, at most a quarter
+        too much where they are many.
+        """
+        step = max(self.bucket, _FEW // rows, 1 << max(slots.bit_length() - 3, 0))
         return step * -(-slots // step)
 
     def reserve(self, slots: int) -> None:
         """Room for `slots` slots and one more, the last, which only padding looks at; less than twice that."""
-        capacity = self._fitting(slots + 1)
+        capacity = self._fitting(slots + 1, sum(map(bool, self.used)) or 1)
         if capacity <= self.capacity < 2 * capacity:
             return
         self.caches = self._resized(self.caches, capacity, self.used, self.capacity)
@@ -84,7 +88,7 @@ class Rows:
         frames = next(iter(memory.values())).shape[1]
         self.frames[row] = frames
         needed = max(self.frames)
-        room = self._fitting(needed)
+        room = self._fitting(needed, self.count)
         if not room <= self.room < 2 * room:
             self.memory = self._resized(self.memory, room, self.frames, self.room)
             self.room = room
