@@ -19,7 +19,7 @@ from heedful.export.fold import drop_zeros, fold_queries, fold_scales
 from heedful.export.greedy import repeat
 from heedful.export.integer import find_scales
 from heedful.export.plan import BEAMS, GREEDY, quantize
-from heedful.export.rank import rank_logits, sum_logits
+from heedful.export.rank import rank_logits
 from heedful.export.shortlist import FILE as SHORTLIST
 from heedful.export.shortlist import SHORT, Shortlist, keep_to_words, shorten
 from heedful.export.smooth import smooth
@@ -96,7 +96,7 @@ def _write(checkpoint: Checkpoint, family: Family, folder: Path, precision: Prec
     shape = _decoder_shape(model, precision) | _memory_shape(graphs["decoder"])
     # for a core's cache; a GPU has others
     row_by_row = precision == "int8"
-    files = [*_stored(graphs, family.ranked, row_by_row, shortlist, description, folder), *tokenizers]
+    files = [*_stored(graphs, family, row_by_row, shortlist, description, folder), *tokenizers]
     manifest: dict[str, Any] = {
         "heedful": VERSION,
         "task": family.task,
@@ -153,7 +153,7 @@ def _decoders(graphs: dict[str, ir.Model]) -> list[ir.Model]:
 
 def _stored(
     graphs: dict[str, ir.Model],
-    ranked: bool,
+    family: Family,
     row_by_row: bool,
     shortlist: Shortlist | None,
     description: dict[str, Any],
@@ -171,11 +171,11 @@ def _stored(
         rank_logits(graphs[SHORT["decoder"]])
         shortlist.save(folder / SHORTLIST)
         files = [SHORTLIST]
-    if ranked:
-        rank_logits(decoder, row_by_row=row_by_row)
-    else:
-        for each in _decoders(graphs):
-            sum_logits(each)
+    for each in _decoders(graphs):
+        if family.rank is None:
+            rank_logits(each, row_by_row=row_by_row)
+        else:
+            family.rank(each, description)
     for name in (GREEDY, SHORT[GREEDY]):
         if name in graphs:
             repeat(graphs[name], description["end"])

@@ -63,6 +63,7 @@ class _Forced:
     """A search that goes through `tokens` whatever the logits, which it keeps: `seen`, (1, vocabulary) each."""
 
     best = 0
+    rules = ()
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self.left = list(tokens)

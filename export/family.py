@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
@@ -56,15 +57,14 @@ class Family:
 
     `recognises` says whether a checkpoint holds it; `load` builds the model, float32; `tokenizers` are the files of a
     bundle that hold its tokenizers, by name; `describe` is what the runtime must know, and `section` where bundle.json
-    has it; `graphs` are what is to be traced, `subject` what is to be checked of the bundle. Logits are `ranked` in the
-    graph where rules of generation do not look at all of them; `plan` is how int8 bundles are quantized. `shortlist` is
-    the checkpoint's, if it has one.
+    has it; `graphs` are what is to be traced, `subject` what is to be checked of the bundle. `plan` is how int8
+    bundles are quantized. `shortlist` is the checkpoint's, if it has one. `rank` has a decoder hand over its best
+    logits by rules of the family's own.
     """
 
     name: str
     task: str
     section: str
-    ranked: bool
     plan: Plan
     recognises: Callable[[Checkpoint], bool]
     load: Callable[[Checkpoint], Any]
@@ -73,3 +73,4 @@ class Family:
     graphs: Callable[[Any, dict[str, Any]], list[Graph]]
     subject: Callable[[Any, Bundle], Subject]
     shortlist: Callable[[Checkpoint, Any], Shortlist | None] = lambda checkpoint, model: None
+    rank: Callable[[ir.Model, dict[str, Any]], None] | None = None

@@ -48,7 +48,6 @@ class ImageFamily:
             name=self.name,
             task="caption",
             section="image",
-            ranked=True,
             plan=IMAGE,
             recognises=self.recognises,
             load=self.load,

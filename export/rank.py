@@ -14,7 +14,7 @@ import onnx_ir as ir
 from heedful.export.constants import Nodes, constant
 
 # about the size of a block, if the vocabulary can be divided by one like it
-_BLOCK = 160
+BLOCK = 160
 _BLOCKS = range(32, 1025)
 
 # what is done row by row to the product that logits come from
@@ -22,67 +22,75 @@ _ROWWISE = {"Add", "Mul"}
 
 
 class Ranked(NamedTuple):
-    """What is said of m rows: logits (m, best), tokens (m, best) and log(sum(exp(logits))) (m,)."""
+    """What is said of m rows: logits (m, best), tokens (m, best), log(sum(exp(logits))) (m,) of all tokens, and, where
+    a graph knows rules, of those that they allow.
+    """
 
     logits: ir.Value
     tokens: ir.Value
     total: ir.Value
+    allowed: ir.Value | None = None
 
 
-_KINDS = (ir.DataType.FLOAT, ir.DataType.INT64, ir.DataType.FLOAT)
+Ranker = Callable[[Nodes, ir.Value, ir.Value], Ranked]
+"""Makes nodes for logits and how many of each row are wanted."""
 
-
-def sum_logits(model: ir.Model) -> None:
-    """Give the decoder `model`, in place, an output `total` (m,) float32: log(sum(exp(logits))) of each row."""
-    nodes = Nodes(model)
-    logits = next(value for value in model.graph.outputs if value.name == "logits")
-    total = log_total(nodes, logits, nodes("ReduceMax", logits, nodes.integers(-1), keepdims=1))
-    count = logits.shape[0] if logits.shape is not None else None
-    total.name, total.type, total.shape = "total", ir.TensorType(ir.DataType.FLOAT), ir.Shape([count])
-    model.graph.extend(nodes.made)
-    model.graph.outputs.append(total)
+_OUTPUTS = {
+    "best_logits": ir.DataType.FLOAT,
+    "best_tokens": ir.DataType.INT64,
+    "total": ir.DataType.FLOAT,
+    "allowed": ir.DataType.FLOAT,
+}
 
 
 def rank_logits(model: ir.Model, *, row_by_row: bool = False) -> None:
+    """Have the decoder `model`, in place, `hand_over` its best logits. With `row_by_row` a row is ranked at a time, so
+    that its logits stay in a core's cache.
+    """
+    hand_over(model, _row_by_row if row_by_row else lambda nodes, logits, best: rank(nodes, again(nodes, logits), best))
+
+
+def hand_over(model: ir.Model, ranker: Ranker, *inputs: ir.Value) -> None:
     """Give the decoder `model`, in place, an input `best` (1,) int64, how many logits of each row are wanted.
 
     Its outputs, beside `logits` (m, vocabulary): `best_logits` (m, best) float32 in falling order, their `best_tokens`
-    (m, best) int64, and `total` (m,) float32, log(sum(exp(logits))). If `best` is 0 the first two are empty, otherwise
-    `logits` is, since onnxruntime computes what nobody asks for too. With `row_by_row` a row is ranked at a time, so
-    that its logits stay in a core's cache.
+    (m, best) int64, `total` (m,) float32, log(sum(exp(logits))), and `allowed` (m,), if `ranker` says so, which may
+    read further `inputs`. If `best` is 0 the first two are empty, otherwise `logits` is, since onnxruntime computes
+    what nobody asks for too.
     """
     graph = model.graph
     logits = next(value for value in graph.outputs if value.name == "logits")
     logits.name = "logits.all"
     count = logits.shape[0] if logits.shape is not None else None
     best = ir.Value(name="best", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
-    graph.inputs.append(best)
-    choice = _choice(model, logits, best, row_by_row=row_by_row)
+    graph.inputs.extend([best, *inputs])
+    choice = _choice(model, logits, best, ranker)
     graph.outputs[graph.outputs.index(logits)] = choice.outputs[0]
     for node in reversed(_product(logits)[1]):
         graph.remove(node, safe=True)
-    names = ("logits", "best_logits", "best_tokens", "total")
-    shapes = (logits.shape, ir.Shape([count, "best"]), ir.Shape([count, "best"]), ir.Shape([count]))
-    for name, value, kind, shape in zip(names, choice.outputs, (ir.DataType.FLOAT, *_KINDS), shapes, strict=True):
+    kinds = {"logits": ir.DataType.FLOAT} | _OUTPUTS
+    shapes = (logits.shape, ir.Shape([count, "best"]), ir.Shape([count, "best"]), ir.Shape([count]), ir.Shape([count]))
+    for (name, kind), value, shape in zip(kinds.items(), choice.outputs, shapes, strict=False):
         value.name, value.type, value.shape = name, ir.TensorType(kind), shape
     graph.outputs.extend(choice.outputs[1:])
 
 
-def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, *, row_by_row: bool) -> ir.Node:
+def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, ranker: Ranker) -> ir.Node:
     """The node, put into the graph, whose outputs are all logits and nothing ranked, or the other way round."""
     outer, some, everything = Nodes(model), Nodes(model), Nodes(model)
     start = outer.integers(0)
-    ranked = _row_by_row(some, logits, best) if row_by_row else rank(some, _again(some, logits), best)
+    ranked = [value for value in ranker(some, logits, best) if value is not None]
     then = [some("Slice", _product(logits)[0], start, start, start), *ranked]
-    whole = everything("Identity", _again(everything, logits))
+    whole = everything("Identity", again(everything, logits))
     whole.shape, whole.type = logits.shape, logits.type
     total = log_total(everything, whole, everything("ReduceMax", whole, everything.integers(-1), keepdims=1))
-    otherwise = [whole, *_none(everything), total]
+    # what rules allow is not known where all logits are asked for
+    totals = [total, *(everything("Identity", total) for _ in ranked[3:])]
     branches = [
         ir.AttrGraph("then_branch", some.body("rank.some", [], then)),
-        ir.AttrGraph("else_branch", everything.body("rank.all", [], otherwise)),
+        ir.AttrGraph("else_branch", everything.body("rank.all", [], [whole, *_none(everything), *totals])),
     ]
-    choice = ir.Node("", "If", [outer("Greater", best, start)], branches, num_outputs=4)
+    choice = ir.Node("", "If", [outer("Greater", best, start)], branches, num_outputs=len(then))
     model.graph.extend([*outer.made, choice])
     return choice
 
@@ -100,8 +108,8 @@ def _row_by_row(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
         return row[-1]
 
     within = Nodes(nodes.model)
-    found = rank(within, _again(within, logits, one), best)
-    body = ir.AttrGraph("body", within.body("rank.row", row, found))
+    found = rank(within, again(within, logits, one), best)
+    body = ir.AttrGraph("body", within.body("rank.row", row, found[:3]))
     count = ir.AttrInt64("num_scan_inputs", len(row))
     scan = ir.Node("", "Scan", scanned, [body, count], num_outputs=3)
     nodes.made.append(scan)
@@ -126,7 +134,7 @@ def _product(logits: ir.Value) -> tuple[ir.Value, Sequence[ir.Node]]:
     return value, between
 
 
-def _again(nodes: Nodes, logits: ir.Value, part: Callable[[ir.Value], ir.Value] = lambda value: value) -> ir.Value:
+def again(nodes: Nodes, logits: ir.Value, part: Callable[[ir.Value], ir.Value] = lambda value: value) -> ir.Value:
     """`logits` made once more, of `part` of the product and of whatever else has something for each row."""
     product, between = _product(logits)
     made = {product: part(product)}
@@ -137,6 +145,16 @@ def _again(nodes: Nodes, logits: ir.Value, part: Callable[[ir.Value], ir.Value] 
     # the product says nothing of its shape and type
     made[logits].shape, made[logits].type = logits.shape, logits.type
     return made[logits]
+
+
+def columns(nodes: Nodes, logits: ir.Value, cut: Callable[[ir.Value], ir.Value], count: int) -> ir.Value:
+    """Of `logits`, made once more, the `count` columns that `cut` takes of the product."""
+    product, between = _product(logits)
+    assert not any(value.is_initializer() for node in between for value in node.inputs if value is not None)
+    part = again(nodes, logits, lambda value: cut(value) if value is product else value)
+    assert logits.shape is not None
+    part.shape = ir.Shape([logits.shape[0], count])
+    return part
 
 
 def rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
@@ -151,7 +169,7 @@ def top(nodes: Nodes, logits: ir.Value, best: ir.Value) -> tuple[ir.Value, ir.Va
     """The `best` (1,) int64 largest of `logits` (m, vocabulary) in falling order, and their tokens: (m, best) each."""
     vocabulary = None if logits.shape is None else logits.shape[1]
     size = _block(vocabulary) if isinstance(vocabulary, int) else None
-    return _top(nodes, logits, best) if size is None else _in_blocks(nodes, logits, best, size)
+    return in_order(nodes, logits, best) if size is None else _in_blocks(nodes, logits, best, size)
 
 
 def log_total(nodes: Nodes, logits: ir.Value, highest: ir.Value) -> ir.Value:
@@ -164,7 +182,7 @@ def log_total(nodes: Nodes, logits: ir.Value, highest: ir.Value) -> ir.Value:
 def _block(vocabulary: int) -> int | None:
     """The divisor of the vocabulary that is nearest to the block wanted; None if all are far from it."""
     divisors = [size for size in _BLOCKS if vocabulary % size == 0 and vocabulary > size]
-    return min(divisors, key=lambda size: abs(size - _BLOCK), default=None)
+    return min(divisors, key=lambda size: abs(size - BLOCK), default=None)
 
 
 def _in_blocks(nodes: Nodes, logits: ir.Value, best: ir.Value, size: int) -> tuple[ir.Value, ir.Value]:
@@ -174,16 +192,16 @@ def _in_blocks(nodes: Nodes, logits: ir.Value, best: ir.Value, size: int) -> tup
     unit = constant(nodes.model, "block.size", np.asarray(size, np.int64))
     blocks = nodes("Reshape", logits, nodes.integers(0, count, size))
     enough = nodes("Min", best, nodes.integers(count))
-    _, chosen = _top(nodes, nodes("ReduceMax", blocks, last, keepdims=0), enough)
+    _, chosen = in_order(nodes, nodes("ReduceMax", blocks, last, keepdims=0), enough)
     # in the order of the vocabulary, so that of equal logits the first comes first, as among all
-    order, _ = _top(nodes, chosen, enough, largest=0)
+    order, _ = in_order(nodes, chosen, enough, largest=0)
     near = nodes("GatherND", blocks, nodes("Unsqueeze", order, last), batch_dims=1)
-    largest, index = _top(nodes, nodes("Reshape", near, nodes.integers(0, -1)), best)
+    largest, index = in_order(nodes, nodes("Reshape", near, nodes.integers(0, -1)), best)
     block = nodes("GatherElements", order, nodes("Div", index, unit), axis=1)
     return largest, nodes("Add", nodes("Mul", block, unit), nodes("Mod", index, unit))
 
 
-def _top(nodes: Nodes, values: ir.Value, count: ir.Value, largest: int = 1) -> tuple[ir.Value, ir.Value]:
+def in_order(nodes: Nodes, values: ir.Value, count: ir.Value, largest: int = 1) -> tuple[ir.Value, ir.Value]:
     """The `count` largest, or smallest, of the last axis, in order, and where they are."""
     node = ir.node("TopK", [values, count], {"axis": -1, "largest": largest}, num_outputs=2)
     nodes.made.append(node)

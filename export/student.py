@@ -211,7 +211,6 @@ FAMILY = Family(
     name="marian-student",
     task="translate",
     section="text",
-    ranked=True,
     plan=TEXT,
     recognises=recognises,
     load=load,

@@ -76,7 +76,6 @@ class TextFamily:
             name=self.name,
             task=self.task,
             section="text",
-            ranked=True,
             plan=TEXT,
             recognises=self.recognises,
             load=self.load,

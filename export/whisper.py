@@ -14,6 +14,7 @@ from heedful.export.checkpoint import Checkpoint
 from heedful.export.family import Family, Subject
 from heedful.export.graphs import Graph, Reading, build_graphs
 from heedful.export.plan import SPEECH
+from heedful.export.timestamps import rank_speech
 from heedful.export.weights import NameTable, load_weights
 from heedful.models.whisper import Whisper, WhisperConfig
 from heedful.runtime.bundle import Bundle
@@ -301,7 +302,6 @@ FAMILY = Family(
     name="whisper",
     task="transcribe",
     section="speech",
-    ranked=False,
     plan=SPEECH,
     recognises=recognises,
     load=load,
@@ -309,4 +309,5 @@ FAMILY = Family(
     describe=describe,
     graphs=graphs,
     subject=subject,
+    rank=rank_speech,
 )

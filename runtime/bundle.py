@@ -11,7 +11,7 @@ from heedful.runtime.errors import BundleError, OutdatedBundleError
 from heedful.runtime.home import home, listed, locate
 
 MANIFEST = "bundle.json"
-VERSION = 6
+VERSION = 7
 """Of the manifest's layout and of what graphs take, give and rely on: raised whenever they change."""
 
 

@@ -20,7 +20,8 @@ FEW = 8
 class Feed(NamedTuple):
     """New tokens of one input: tokens and positions (n,), the first slot they take, the slots each may see (n, used)
     and which of the n tokens' logits are wanted: of each the `best` largest, where the graph ranks them, or all if that
-    is 0. Before that the slots `kept` (at,) are moved to the front, if given.
+    is 0. Before that the slots `kept` (at,) are moved to the front, if given. `rules` are what a graph that applies
+    rules must know of each of the n texts.
     """
 
     tokens: Sequence[int]
@@ -30,20 +31,22 @@ class Feed(NamedTuple):
     select: Sequence[int]
     kept: NDArray[np.intp] | None = None
     best: int = 0
+    rules: Sequence[Sequence[int]] = ()
 
 
 class Best(NamedTuple):
-    """The largest logits (m, k), in falling order, their tokens (m, k) and log(sum(exp(logits))) over the whole
-    vocabulary (m,): so few that they are plain numbers.
+    """The largest logits (m, k), in falling order, their tokens (m, k), log(sum(exp(logits))) over the whole vocabulary
+    (m,) and over what the rules allow that the graph applies: so few that they are plain numbers.
     """
 
     logits: Sequence[Sequence[float]]
     tokens: Sequence[Sequence[int]]
     total: Sequence[float]
+    allowed: Sequence[float]
 
     def part(self, rows: slice) -> "Best":
         """What is said of these rows."""
-        return Best(self.logits[rows], self.tokens[rows], self.total[rows])
+        return Best(self.logits[rows], self.tokens[rows], self.total[rows], self.allowed[rows])
 
     def copy(self) -> "Best":
         """The same, which nobody writes to."""
@@ -90,7 +93,8 @@ class Decoder:
         self.buffers = Rows(shape, device, rows)
         self.binding = session.io_binding()
         names = {each.name for each in session.get_inputs()}
-        self.ranks, self.measures = "best" in names, "frames" in names
+        self.ranks, self.rules = "best" in names, "rule" in names
+        self.measures = "frames" in names
         self.inputs = Inputs(self.binding, names, device)
         self.outputs: dict[str, NDArray[Any]] = {}  # bound beside the caches
         self._room: dict[_Kind, dict[str, NDArray[Any]]] = {}  # what was bound last for steps of each kind
@@ -120,7 +124,8 @@ class Decoder:
         kinds: dict[_Kind, dict[int, Feed]] = {}
         for row, feed in feeds.items():
             new = len(feed.tokens)
-            kinds.setdefault(_Kind(new > 1, new > FEW, feed.best > 0 and self.ranks), {})[row] = feed
+            ranked = feed.best > 0 and self.ranks and (len(feed.rules) > 0 or not self.rules)
+            kinds.setdefault(_Kind(new > 1, new > FEW, ranked), {})[row] = feed
         return {row: scores for kind, alike in kinds.items() for row, scores in self._step(kind, alike).items()}
 
     def _step(self, kind: _Kind, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
@@ -132,12 +137,12 @@ class Decoder:
             rows.used[row] = feed.at + len(feed.tokens)
         rows.reserve(max(rows.used) + width)
         places = rows.gather(list(feeds))
-        ends = self._write(feeds, places, width)
+        ends = self._write(kind, feeds, places, width)
         best = min(max(feed.best for feed in feeds.values()), self.choices) if kind.ranked else 0
         found = self._found(self._run(kind, places, ends[-1], best))
         return {row: found.part(slice(*ends[i : i + 2])) for i, row in enumerate(feeds)}
 
-    def _write(self, feeds: Mapping[int, Feed], places: range, width: int) -> list[int]:
+    def _write(self, kind: _Kind, feeds: Mapping[int, Feed], places: range, width: int) -> list[int]:
         """Write the inputs of a step; returns where the wanted logits of each row begin, and the end of the last."""
         rows, count, new = self.buffers, len(places), self.inputs.new
         fed = [(rows.place[row] - places.start, feed) for row, feed in feeds.items()]
@@ -149,6 +154,9 @@ class Decoder:
         new("frames", (count,), 1)[each] = [rows.frames[row] for row in feeds]
         ends = [0, *accumulate(len(feed.select) for _, feed in fed)]
         new("select", (ends[-1],))[:] = [place * width + i for place, feed in fed for i in feed.select]
+        rule = new("rule", (ends[-1], 2))
+        if self.rules and kind.ranked:
+            rule[:] = [row for _, feed in fed for row in feed.rules]
         mask = new("mask", (count, width, rows.capacity), dtype=np.bool_)
         # padding must see a slot, or its softmax is NaN and poisons the slot it writes
         mask[:, :, -1] = padded = len(fresh) < count * width
@@ -178,7 +186,10 @@ class Decoder:
         self.buffers.bind(self.binding, places)
         self.inputs.bind()
         self.session.run_with_iobinding(self.binding, RUN)
-        return Best(*(array.tolist() for array in outputs.values())) if best else All(*outputs.values())
+        if not best:
+            return All(outputs["logits"], outputs["total"])
+        found = {name: array.tolist() for name, array in outputs.items()}
+        return Best(found["best_logits"], found["best_tokens"], found["total"], found.get("allowed", found["total"]))
 
     def _prepare(self, kind: _Kind, count: int, best: int) -> dict[str, NDArray[Any]]:
         """Bind room for `count` wanted logits, or the `best` of each, in which it stays from step to step."""
@@ -187,6 +198,8 @@ class Decoder:
             if best
             else {"logits": ((count, self.choices), np.float32)}
         ) | {"total": ((count,), np.float32)}
+        if best and self.rules:
+            wanted["allowed"] = ((count,), np.float32)
         room = self._room.get(kind)
         if room is None or any(room[name].shape != shape for name, (shape, _) in wanted.items()):
             room = self._room[kind] = {name: np.empty(shape, dtype) for name, (shape, dtype) in wanted.items()}

@@ -69,7 +69,7 @@ class Job:
         positions = [self.position] * count
         self.position += 1
         mask = self.slots.step(step.parents)
-        return Feed(step.tokens, positions, at, mask, range(count), kept, self.search.best)
+        return Feed(step.tokens, positions, at, mask, range(count), kept, self.search.best, self.search.rules)
 
 
 class Running:

@@ -22,6 +22,13 @@ class Rule(Protocol):
     def __call__(self, logits: Logits, generated: Sequence[int]) -> Iterable[Tokens]: ...
 
 
+class Ruling(Protocol):
+    """Rules that a decoder's graph can apply, given numbers that it knows a text by."""
+
+    def of(self, generated: Sequence[int]) -> Sequence[int]:
+        """The numbers of a text of at least one token."""
+
+
 class Ban(ABC):
     """A rule that knows before it sees any logits what it rules out."""
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.runtime.engine.decoder import All, Best, Scores
-from heedful.runtime.engine.rules import Ban, Logits, RepetitionPenalty, Rule
+from heedful.runtime.engine.rules import Ban, Logits, RepetitionPenalty, Rule, Ruling
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,10 @@ class Search(Protocol):
     def best(self) -> int:
         """How many of each live hypothesis's best tokens are enough to choose from next; 0: all of them are needed."""
 
+    @property
+    def rules(self) -> Sequence[Sequence[int]]:
+        """What a graph that applies rules must know of each live hypothesis, if it can."""
+
     def advance(self, scores: Scores) -> Step | None:
         """Choose after what is known of the token that follows each live hypothesis, whose logits are changed in place;
         None: the search is over.
@@ -62,7 +66,8 @@ class Limits:
     """When a hypothesis ends, and what it may hold: the `end` token, `length` tokens at most, and `rules`.
 
     `before` tokens of the prompt count as the hypothesis's own where lengths are compared. With `forced_end` the last
-    token that `length` allows is the end token, whatever its probability.
+    token that `length` allows is the end token, whatever its probability. `ruling` is all `rules` together as a graph
+    can apply them, once there is a token.
     """
 
     end: int
@@ -70,17 +75,24 @@ class Limits:
     rules: Sequence[Rule] = ()
     before: int = 0
     forced_end: bool = False
+    ruling: Ruling | None = None
 
     def wanted(self, best: int, texts: Sequence[Sequence[int]]) -> int:
         """How many of the best tokens to ask for so that `best` are left of each of `texts`; 0 for all of them, which
         rules need that look at logits.
         """
+        if self.ruling is not None:
+            return best if all(texts) else 0
         if not self.rules:
             return best
         bans = [rule for rule in self.rules if isinstance(rule, Ban)]
         if len(bans) < len(self.rules):
             return 0
         return best + max((sum(len(ban.banned(text)) for ban in bans) for text in texts), default=0)
+
+    def known(self, texts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+        """What the ruling must know of `texts`; nothing where it cannot rule."""
+        return [self.ruling.of(text) for text in texts] if self.ruling is not None and all(texts) else ()
 
     @property
     def penalised(self) -> bool:
@@ -104,8 +116,8 @@ class Limits:
         return total + math.log1p(-lost)
 
     def banned(self, generated: Sequence[int]) -> set[int]:
-        """The tokens that the rules rule out before they see any logits."""
-        if not self.rules:
+        """The tokens that the rules rule out before they see any logits, if no graph has applied them."""
+        if not self.rules or self.ruling is not None:
             return set()
         return {token for rule in self.rules if isinstance(rule, Ban) for token in rule.banned(generated)}
 
@@ -183,6 +195,10 @@ class Sample:
     def best(self) -> int:
         return 0 if self.temperature else self.limits.wanted(1, [one.tokens for one in self.live])
 
+    @property
+    def rules(self) -> Sequence[Sequence[int]]:
+        return () if self.temperature else self.limits.known([one.tokens for one in self.live])
+
     def _choose(self, logits: Logits) -> int:
         if self.rng is None or self.temperature == 0:
             return int(logits.argmax())
@@ -195,7 +211,7 @@ class Sample:
         if isinstance(scores, Best):
             banned, choices = self.limits.banned(tokens), scores.tokens[row]
             first = next(i for i, token in enumerate(choices) if token not in banned) if banned else 0
-            return choices[first], scores.logits[row][first] - scores.total[row]
+            return choices[first], scores.logits[row][first] - scores.allowed[row]
         # samples go on from one row at first, and each has its own rules
         logits = scores.logits[row].copy() if len(self.live) > len(scores.logits) else scores.logits[row]
         total = self.limits.apply(logits, tokens, float(scores.total[row]))
@@ -260,6 +276,10 @@ class Beam:
     def best(self) -> int:
         return self.limits.wanted(2 * self.width, [one.tokens for one in self.live])
 
+    @property
+    def rules(self) -> Sequence[Sequence[int]]:
+        return self.limits.known([one.tokens for one in self.live])
+
     def _candidates(self, scores: Scores) -> list[tuple[float, float, int, int]]:
         """The 2 * width best continuations: score, log-probability, parent, token."""
         if self.limits.forced_end and self._length() >= self.limits.length:
@@ -271,11 +291,11 @@ class Beam:
     def _best(self, best: Best) -> list[tuple[float, float, int, int]]:
         """Candidates among the best tokens of each hypothesis."""
         found = []
-        for parent, (one, logits, tokens, total) in enumerate(zip(self.live, *best, strict=True)):
+        for parent, (one, logits, tokens, total, allowed) in enumerate(zip(self.live, *best, strict=True)):
             banned = self.limits.banned(one.tokens)
             for logit, token in zip(logits, tokens, strict=True):
                 if token not in banned:
-                    found.append((one.score + logit - total, one.logprob + logit - total, parent, token))
+                    found.append((one.score + logit - total, one.logprob + logit - allowed, parent, token))
         return found
 
     def _all(self, scores: All) -> list[tuple[float, float, int, int]]:

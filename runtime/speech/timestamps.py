@@ -7,8 +7,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from heedful.runtime.engine.rules import Logits, Tokens
+from heedful.runtime.engine.rules import Logits, Suppress, Tokens
 from heedful.runtime.engine.search import log_sum_exp
+
+# the first of the timestamps that may come, where none may
+_NONE = 1 << 31
 
 
 class TimestampRule:
@@ -35,6 +38,11 @@ class TimestampRule:
             text = self.no_timestamps
         return [slice(0, text), slice(self.no_timestamps, stamp)]
 
+    def of(self, generated: Sequence[int]) -> tuple[int, int]:
+        """Whether a segment is being closed, and the first of the timestamps that may come."""
+        text, stamp = self._earliest(generated, _NONE)
+        return int(text > 0), stamp
+
     def _earliest(self, generated: Sequence[int], size: int) -> tuple[int, int]:
         """The first of the text tokens and the first of the timestamps that may come, `size` if none may."""
         first = self.first
@@ -45,6 +53,17 @@ class TimestampRule:
         latest = next((token for token in reversed(generated) if token >= first), first - 1)
         # a segment may end where it began only if it is being closed
         return (self.end, latest) if stamped else (0, latest + 1)
+
+
+class NoTimestamps(Suppress):
+    """Timestamps never come, nor the token that says so."""
+
+    def __init__(self, no_timestamps: int, vocabulary: int) -> None:
+        super().__init__(range(no_timestamps, vocabulary))
+
+    def of(self, generated: Sequence[int]) -> tuple[int, int]:
+        """No segment is being closed, and no timestamp may come."""
+        return 0, _NONE
 
 
 @dataclass(frozen=True, slots=True)

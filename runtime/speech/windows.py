@@ -14,7 +14,7 @@ from heedful.runtime.engine.rules import Rule, Suppress
 from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search
 from heedful.runtime.speech.model import SpeechModel
 from heedful.runtime.speech.options import TranscribeOptions
-from heedful.runtime.speech.timestamps import TimestampRule
+from heedful.runtime.speech.timestamps import NoTimestamps, TimestampRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,14 @@ class WindowDecoder:
         self.model = model
         self.options = options
         special = model.tokens.special
-        self.rules: list[Rule] = [Suppress(model.suppress), Suppress(model.suppress_first, at_start=True)]
+        self.stamps: TimestampRule | NoTimestamps
         if options.timestamps:
             latest = round(options.max_initial_timestamp / model.frame)
-            self.rules.append(TimestampRule(special.end, special.no_timestamps, latest))
+            self.stamps = TimestampRule(special.end, special.no_timestamps, latest)
         else:
-            stamps = range(special.no_timestamps, model.shape.vocabulary)
-            self.rules.append(Suppress(stamps))
+            self.stamps = NoTimestamps(special.no_timestamps, model.shape.vocabulary)
+        never, first = Suppress(model.suppress), Suppress(model.suppress_first, at_start=True)
+        self.rules: list[Rule] = [never, first, self.stamps]
 
     def decode(self, window: Window, generate: Callable[[Sequence[Job]], None]) -> Decoded:
         """The text of `window`; `generate` runs jobs to their end."""
@@ -80,7 +81,7 @@ class WindowDecoder:
     def _search(self, window: Window, temperature: float) -> Search:
         positions = self.model.shape.positions
         length = min(positions // 2, positions - len(window.prompt))
-        limits = Limits(self.model.tokens.special.end, length, self.rules)
+        limits = Limits(self.model.tokens.special.end, length, self.rules, ruling=self.stamps)
         options = self.options
         if temperature == 0:
             if options.beams == 1:

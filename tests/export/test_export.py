@@ -150,7 +150,7 @@ def test_the_manifest(bundles: Callable[[str], Path], checkpoint: Path, theirs: 
     }
     # the keys of 2 + 2 * 2 attentions get a bias, of zeros
     assert manifest == {
-        "heedful": 6,
+        "heedful": 7,
         "task": "transcribe",
         "family": "whisper",
         "precision": precision,

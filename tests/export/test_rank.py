@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from heedful.export.rank import rank_logits, sum_logits
+from heedful.export.rank import rank_logits
 
 Floats = NDArray[np.float32]
 RANKED = ["best_logits", "best_tokens", "total"]
@@ -133,19 +133,6 @@ def test_tokens_that_are_ruled_out_come_last_and_count_for_nothing(allowed: int)
     found = ranked(opened(model), rng.uniform(0.1, 1, (3, WIDTH)).astype(np.float32), allowed)
     check(found, allowed)
     assert [sorted(row) for row in found[1].tolist()] == [sorted(left.tolist())] * 3
-
-
-@given(vocabulary=sizes, rows=st.integers(1, 9), shift=st.sampled_from([0, -1e4, 1e4]), seed=st.integers(0, 10**6))
-def test_logits_that_are_not_ranked_are_summed(vocabulary: int, rows: int, shift: float, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    hidden, weight = (rng.standard_normal((count, WIDTH), np.float32) for count in (rows, vocabulary))
-    hidden[:, 0], weight[:, 0] = 1, shift
-    model = decoder(weight)
-    sum_logits(model)
-    assert [value.name for value in model.graph.outputs] == ["logits", "present", "total"]
-    logits, total = opened(model).run(["logits", "total"], {"hidden": hidden, "past": hidden})
-    np.testing.assert_allclose(logits, hidden @ weight.T, rtol=1e-4, atol=1e-4)
-    check_sum(total, logits)
 
 
 def test_what_else_the_decoder_has_stays() -> None:

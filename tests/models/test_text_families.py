@@ -309,8 +309,8 @@ class Ranked:
 def best(scores: Scores, count: int) -> Best:
     assert count > 0, "rules that look at logits would need all of them"
     assert isinstance(scores, All)
-    tokens = np.argsort(-scores.logits, axis=1, kind="stable")[:, :count]
-    return Best(np.take_along_axis(scores.logits, tokens, 1).tolist(), tokens.tolist(), scores.total.tolist())
+    tokens, total = np.argsort(-scores.logits, axis=1, kind="stable")[:, :count], scores.total.tolist()
+    return Best(np.take_along_axis(scores.logits, tokens, 1).tolist(), tokens.tolist(), total, total)
 
 
 Found = list[list[tuple[list[int], float]]]

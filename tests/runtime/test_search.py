@@ -274,7 +274,8 @@ def best_of(scores: Scores, count: int) -> Scores:
         return scores
     assert isinstance(scores, All)
     tokens = np.argsort(-scores.logits, axis=1, kind="stable")[:, :count]
-    return Best(np.take_along_axis(scores.logits, tokens, 1).tolist(), tokens.tolist(), scores.total.tolist())
+    total = scores.total.tolist()
+    return Best(np.take_along_axis(scores.logits, tokens, 1).tolist(), tokens.tolist(), total, total)
 
 
 LENGTH = 6

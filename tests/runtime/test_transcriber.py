@@ -11,6 +11,7 @@ from whisper_normalizer.english import EnglishTextNormalizer
 
 from heedful.runtime import DeviceError, InputError, Transcriber, Transcript, load
 from heedful.runtime.engine.device import choose_device
+from heedful.runtime.engine.search import Limits
 from heedful.runtime.speech.audio import read_audio
 
 DICKENS = """It was the best of times, it was the worst of times, it was the age of wisdom, it was the age of
@@ -58,6 +59,24 @@ def test_real_speech_is_transcribed(real: Transcriber, two_cities: Path, beams: 
     assert jiwer.wer(normalize(DICKENS), normalize(transcript.text)) <= 0.05
     assert transcript.duration == pytest.approx(44.374, abs=0.01)
     check_times(transcript)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("timestamps", [True, False])
+@pytest.mark.parametrize("beams", [1, 5])
+def test_rules_in_the_graph_are_those_of_the_host(
+    real: Transcriber, two_cities: Path, beams: int, timestamps: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = real(two_cities, beams=beams, timestamps=timestamps)
+    # all logits are asked for, so that the host applies the rules
+    monkeypatch.setattr(Limits, "wanted", lambda limits, best, texts: 0)
+    expected = real(two_cities, beams=beams, timestamps=timestamps)
+    assert [(one.start, one.end, one.text) for one in found.segments] == [
+        (one.start, one.end, one.text) for one in expected.segments
+    ]
+    assert [one.avg_logprob for one in found.segments] == pytest.approx(
+        [one.avg_logprob for one in expected.segments], abs=1e-5
+    )
 
 
 @pytest.mark.network

@@ -1,0 +1,103 @@
+"""A speech decoder that hands over what Whisper's rules leave of its logits, so that the host need not read them all.
+
+The rules are those of runtime/speech/timestamps.py, and that some tokens are never written. What they say of a text
+before any logits are known, the input `rule`, is one of two things: text may go on, or a segment is being closed, by
+the end token or a timestamp; and which timestamp is the earliest. What opens a window is left to the host.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from heedful.export.constants import Nodes, constant
+from heedful.export.rank import BLOCK, Ranked, columns, hand_over, in_order, log_total, rank
+
+# what is ruled out, where infinity would be subtracted from itself
+_LOWEST = float(np.finfo(np.float32).min)
+
+
+def rank_speech(model: ir.Model, speech: Mapping[str, Any]) -> None:
+    """Have the decoder `model`, in place, `hand_over` its best logits by the rules; `speech` is a part of bundle.json.
+
+    Its input `rule` (m, 2) int64 has for each row whether a segment is being closed, and the first of the timestamps
+    that may come. Its outputs `best_logits`, `best_tokens` and `allowed` are of what may come, `total` is of all.
+    """
+    logits = next(value for value in model.graph.outputs if value.name == "logits")
+    assert logits.shape is not None
+    rule = ir.Value(name="rule", shape=ir.Shape([logits.shape[0], 2]), type=ir.TensorType(ir.DataType.INT64))
+    hand_over(model, partial(_rank, rule=rule, speech=speech), rule)
+
+
+def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value, *, rule: ir.Value, speech: Mapping[str, Any]) -> Ranked:
+    assert logits.shape is not None
+    size, tokens = int(logits.shape[1]), speech["tokens"]  # type: ignore[arg-type]
+    end, stop, first = tokens["end"], tokens["no_timestamps"], tokens["first_timestamp"]
+    never = [token for token in speech["suppress"] if token < stop]
+    words, text = _words(nodes, logits, best, stop, never)
+    of_words = nodes("Unsqueeze", words.total, nodes.integers(-1))
+    ends, end_ids, of_ends = _sorted(nodes, _slice(nodes, text, end, stop), best, end, stop - end)
+
+    closing, earliest = (nodes("Gather", rule, nodes.integers(i), axis=1) for i in range(2))
+    closing = nodes("Greater", closing, nodes.integers(0))
+    lowest, out = (_number(nodes, name, value) for name, value in (("lowest", _LOWEST), ("out", -np.inf)))
+    all_stamps = columns(nodes, logits, lambda value: _slice(nodes, value, first, size), size - first)
+    may = nodes("GreaterOrEqual", constant(nodes.model, "speech.stamps", np.arange(first, size)), earliest)
+    stamps = nodes("Where", may, all_stamps, lowest)
+    marks, mark_ids, of_marks = _sorted(nodes, stamps, best, first, size - first)
+
+    likeliest = nodes("Where", closing, _slice(nodes, ends, 0, 1), _slice(nodes, words.logits, 0, 1))
+    outweighed = nodes("Greater", of_marks, likeliest)
+    left = [
+        nodes("Where", nodes("Or", closing, outweighed), out, words.logits),
+        nodes("Where", nodes("And", closing, nodes("Not", outweighed)), ends, out),
+        nodes("Where", nodes("Greater", marks, lowest), marks, out),
+    ]
+    found, place = in_order(nodes, nodes("Concat", *left, axis=1), best)
+    names = nodes("GatherElements", nodes("Concat", words.tokens, end_ids, mark_ids, axis=1), place, axis=1)
+
+    unwritten = constant(nodes.model, "speech.unwritten", np.array([*never, stop], np.int64))
+    others = columns(nodes, logits, lambda value: nodes("Gather", value, unwritten, axis=1), len(never) + 1)
+    of_stamps = _total(nodes, all_stamps, nodes("ReduceMax", all_stamps, nodes.integers(-1), keepdims=1))
+    of_text = nodes("Where", outweighed, lowest, nodes("Where", closing, of_ends, of_words))
+    sums = [nodes("Concat", *parts, axis=1) for parts in ((of_words, of_stamps, others), (of_text, of_marks))]
+    return Ranked(found, names, *(nodes("ReduceLogSumExp", each, nodes.integers(-1), keepdims=0) for each in sums))
+
+
+def _words(nodes: Nodes, logits: ir.Value, best: ir.Value, stop: int, never: list[int]) -> tuple[Ranked, ir.Value]:
+    """All tokens before `stop`, ranked, and their logits; those at `never` are minus infinity."""
+    assert logits.shape is not None
+    # whole blocks
+    width = min(int(logits.shape[1]), -(-stop // BLOCK) * BLOCK)  # type: ignore[arg-type]
+    text = columns(nodes, logits, lambda value: _slice(nodes, value, 0, width), width)
+    barred = [*never, *range(stop, width)]
+    shape = nodes("Concat", nodes("Shape", text, end=1), nodes.integers(len(barred)), axis=0)
+    where = nodes("Expand", constant(nodes.model, "speech.barred", np.array([barred], np.int64)), shape)
+    nothing = nodes("Expand", _number(nodes, "out", -np.inf), nodes("Shape", where))
+    ruled = nodes("ScatterElements", text, where, nothing, axis=1)
+    ruled.shape, ruled.type = text.shape, text.type
+    return rank(nodes, ruled, nodes("Min", best, nodes.integers(width))), ruled
+
+
+def _sorted(
+    nodes: Nodes, logits: ir.Value, best: ir.Value, first: int, count: int
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """The best of `logits` (m, count), whose first is of the token `first`: (m, k), their tokens, and the sum of all
+    (m, 1).
+    """
+    largest, place = in_order(nodes, logits, nodes("Min", best, nodes.integers(count)))
+    return largest, nodes("Add", place, nodes.integers(first)), _total(nodes, logits, _slice(nodes, largest, 0, 1))
+
+
+def _total(nodes: Nodes, logits: ir.Value, highest: ir.Value) -> ir.Value:
+    return nodes("Unsqueeze", log_total(nodes, logits, highest), nodes.integers(-1))
+
+
+def _slice(nodes: Nodes, logits: ir.Value, start: int, end: int) -> ir.Value:
+    return nodes("Slice", logits, nodes.integers(start), nodes.integers(end), nodes.integers(1))
+
+
+def _number(nodes: Nodes, name: str, value: float) -> ir.Value:
+    return constant(nodes.model, f"speech.{name}", np.asarray(value, np.float32))
