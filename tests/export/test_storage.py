@@ -131,7 +131,9 @@ def test_a_model_stored_can_be_used_further(tmp_path: Path) -> None:
 def test_a_bundle_holds_the_decoder_once(seeded_bundle: Path) -> None:
     """The aligner is the decoder again: it adds a graph, but no weight."""
     found = {name: places(seeded_bundle / f"{name}.onnx") for name in ("encoder", "decoder", "aligner")}
-    assert found["aligner"] == found["decoder"]
+    assert found["aligner"].items() <= found["decoder"].items()
+    # beside its weights the decoder has the tokens that its rules are about
+    assert all(name.startswith("speech.") for name in found["decoder"].keys() - found["aligner"].keys())
     assert not set(found["encoder"].values()) & set(found["decoder"].values())
     stated = {length for each in found.values() for _, _, length in each.values()}
     assert min(stated) >= LARGE
