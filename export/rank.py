@@ -35,11 +35,12 @@ class Ranked(NamedTuple):
 Ranker = Callable[[Nodes, ir.Value, ir.Value], Ranked]
 """Makes nodes for logits and how many of each row are wanted."""
 
-_OUTPUTS = {
-    "best_logits": ir.DataType.FLOAT,
-    "best_tokens": ir.DataType.INT64,
-    "total": ir.DataType.FLOAT,
-    "allowed": ir.DataType.FLOAT,
+# of what is said of rows: dtypes, and axes beside that of the rows
+_OUTPUTS: dict[str, tuple[ir.DataType, list[str]]] = {
+    "best_logits": (ir.DataType.FLOAT, ["best"]),
+    "best_tokens": (ir.DataType.INT64, ["best"]),
+    "total": (ir.DataType.FLOAT, []),
+    "allowed": (ir.DataType.FLOAT, []),
 }
 
 
@@ -65,14 +66,15 @@ def hand_over(model: ir.Model, ranker: Ranker, *inputs: ir.Value) -> None:
     best = ir.Value(name="best", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
     graph.inputs.extend([best, *inputs])
     choice = _choice(model, logits, best, ranker)
-    graph.outputs[graph.outputs.index(logits)] = choice.outputs[0]
+    whole, *said = choice.outputs
+    whole.name, whole.type, whole.shape = "logits", ir.TensorType(ir.DataType.FLOAT), logits.shape
+    graph.outputs[graph.outputs.index(logits)] = whole
     for node in reversed(_product(logits)[1]):
         graph.remove(node, safe=True)
-    kinds = {"logits": ir.DataType.FLOAT} | _OUTPUTS
-    shapes = (logits.shape, ir.Shape([count, "best"]), ir.Shape([count, "best"]), ir.Shape([count]), ir.Shape([count]))
-    for (name, kind), value, shape in zip(kinds.items(), choice.outputs, shapes, strict=False):
-        value.name, value.type, value.shape = name, ir.TensorType(kind), shape
-    graph.outputs.extend(choice.outputs[1:])
+    # not every ranker says all of it
+    for value, (name, (kind, axes)) in zip(said, _OUTPUTS.items(), strict=False):
+        value.name, value.type, value.shape = name, ir.TensorType(kind), ir.Shape([count, *axes])
+    graph.outputs.extend(said)
 
 
 def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, ranker: Ranker) -> ir.Node:
@@ -83,7 +85,7 @@ def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, ranker: Ranker) -
     then = [some("Slice", _product(logits)[0], start, start, start), *ranked]
     whole = everything("Identity", again(everything, logits))
     whole.shape, whole.type = logits.shape, logits.type
-    total = log_total(everything, whole, everything("ReduceMax", whole, everything.integers(-1), keepdims=1))
+    total = log_total(everything, whole)
     # what rules allow is not known where all logits are asked for
     totals = [total, *(everything("Identity", total) for _ in ranked[3:])]
     branches = [
@@ -172,9 +174,11 @@ def top(nodes: Nodes, logits: ir.Value, best: ir.Value) -> tuple[ir.Value, ir.Va
     return in_order(nodes, logits, best) if size is None else _in_blocks(nodes, logits, best, size)
 
 
-def log_total(nodes: Nodes, logits: ir.Value, highest: ir.Value) -> ir.Value:
-    """log(sum(exp(logits))) (m,), where the `highest` (m, 1) of each row is known."""
+def log_total(nodes: Nodes, logits: ir.Value, highest: ir.Value | None = None) -> ir.Value:
+    """log(sum(exp(logits))) (m,), given the `highest` (m, 1) of each row if it is known."""
     last = nodes.integers(-1)
+    if highest is None:
+        highest = nodes("ReduceMax", logits, last, keepdims=1)
     normalised = nodes("LogSoftmax", logits, axis=-1)
     return nodes("Squeeze", nodes("Sub", highest, nodes("ReduceMax", normalised, last, keepdims=1)), last)
 

@@ -36,9 +36,9 @@ def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value, *, rule: ir.Value, spe
     size, tokens = int(logits.shape[1]), speech["tokens"]  # type: ignore[arg-type]
     end, stop, first = tokens["end"], tokens["no_timestamps"], tokens["first_timestamp"]
     never = [token for token in speech["suppress"] if token < stop]
-    words, text = _words(nodes, logits, best, stop, never)
-    of_words = nodes("Unsqueeze", words.total, nodes.integers(-1))
-    ends, end_ids, of_ends = _sorted(nodes, _slice(nodes, text, end, stop), best, end, stop - end)
+    text = _text(nodes, logits, stop, never)
+    words = _best(nodes, text, best, 0, stop)
+    ends = _best(nodes, _slice(nodes, text, end, stop), best, end, stop)
 
     closing, earliest = (nodes("Gather", rule, nodes.integers(i), axis=1) for i in range(2))
     closing = nodes("Greater", closing, nodes.integers(0))
@@ -46,28 +46,31 @@ def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value, *, rule: ir.Value, spe
     all_stamps = columns(nodes, logits, lambda value: _slice(nodes, value, first, size), size - first)
     may = nodes("GreaterOrEqual", constant(nodes.model, "speech.stamps", np.arange(first, size)), earliest)
     stamps = nodes("Where", may, all_stamps, lowest)
-    marks, mark_ids, of_marks = _sorted(nodes, stamps, best, first, size - first)
+    marks = _best(nodes, stamps, best, first, size)
 
-    likeliest = nodes("Where", closing, _slice(nodes, ends, 0, 1), _slice(nodes, words.logits, 0, 1))
+    of_words, of_ends, of_marks, of_stamps = (
+        nodes("Unsqueeze", total, nodes.integers(-1))
+        for total in (words.total, ends.total, marks.total, log_total(nodes, all_stamps))
+    )
+    likeliest = nodes("Where", closing, *(_slice(nodes, each.logits, 0, 1) for each in (ends, words)))
     outweighed = nodes("Greater", of_marks, likeliest)
     left = [
         nodes("Where", nodes("Or", closing, outweighed), out, words.logits),
-        nodes("Where", nodes("And", closing, nodes("Not", outweighed)), ends, out),
-        nodes("Where", nodes("Greater", marks, lowest), marks, out),
+        nodes("Where", nodes("And", closing, nodes("Not", outweighed)), ends.logits, out),
+        nodes("Where", nodes("Greater", marks.logits, lowest), marks.logits, out),
     ]
     found, place = in_order(nodes, nodes("Concat", *left, axis=1), best)
-    names = nodes("GatherElements", nodes("Concat", words.tokens, end_ids, mark_ids, axis=1), place, axis=1)
+    names = nodes("GatherElements", nodes("Concat", words.tokens, ends.tokens, marks.tokens, axis=1), place, axis=1)
 
     unwritten = constant(nodes.model, "speech.unwritten", np.array([*never, stop], np.int64))
     others = columns(nodes, logits, lambda value: nodes("Gather", value, unwritten, axis=1), len(never) + 1)
-    of_stamps = _total(nodes, all_stamps, nodes("ReduceMax", all_stamps, nodes.integers(-1), keepdims=1))
     of_text = nodes("Where", outweighed, lowest, nodes("Where", closing, of_ends, of_words))
     sums = [nodes("Concat", *parts, axis=1) for parts in ((of_words, of_stamps, others), (of_text, of_marks))]
     return Ranked(found, names, *(nodes("ReduceLogSumExp", each, nodes.integers(-1), keepdims=0) for each in sums))
 
 
-def _words(nodes: Nodes, logits: ir.Value, best: ir.Value, stop: int, never: list[int]) -> tuple[Ranked, ir.Value]:
-    """All tokens before `stop`, ranked, and their logits; those at `never` are minus infinity."""
+def _text(nodes: Nodes, logits: ir.Value, stop: int, never: list[int]) -> ir.Value:
+    """The logits of all tokens before `stop`, and a few behind it; those, and those at `never`, are minus infinity."""
     assert logits.shape is not None
     # whole blocks
     width = min(int(logits.shape[1]), -(-stop // BLOCK) * BLOCK)  # type: ignore[arg-type]
@@ -78,21 +81,13 @@ def _words(nodes: Nodes, logits: ir.Value, best: ir.Value, stop: int, never: lis
     nothing = nodes("Expand", _number(nodes, "out", -np.inf), nodes("Shape", where))
     ruled = nodes("ScatterElements", text, where, nothing, axis=1)
     ruled.shape, ruled.type = text.shape, text.type
-    return rank(nodes, ruled, nodes("Min", best, nodes.integers(width))), ruled
+    return ruled
 
 
-def _sorted(
-    nodes: Nodes, logits: ir.Value, best: ir.Value, first: int, count: int
-) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """The best of `logits` (m, count), whose first is of the token `first`: (m, k), their tokens, and the sum of all
-    (m, 1).
-    """
-    largest, place = in_order(nodes, logits, nodes("Min", best, nodes.integers(count)))
-    return largest, nodes("Add", place, nodes.integers(first)), _total(nodes, logits, _slice(nodes, largest, 0, 1))
-
-
-def _total(nodes: Nodes, logits: ir.Value, highest: ir.Value) -> ir.Value:
-    return nodes("Unsqueeze", log_total(nodes, logits, highest), nodes.integers(-1))
+def _best(nodes: Nodes, logits: ir.Value, best: ir.Value, first: int, end: int) -> Ranked:
+    """What `rank` says of the logits of the tokens `first` ... `end` - 1."""
+    found = rank(nodes, logits, nodes("Min", best, nodes.integers(end - first)))
+    return found._replace(tokens=nodes("Add", found.tokens, nodes.integers(first))) if first else found
 
 
 def _slice(nodes: Nodes, logits: ir.Value, start: int, end: int) -> ir.Value:

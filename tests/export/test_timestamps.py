@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -82,3 +83,18 @@ def test_what_is_left_is_what_the_rules_leave(data: st.DataObject) -> None:
         assert np.isneginf(found[0][i][len(order) :]).all()
         np.testing.assert_allclose([found[2][i], total[i]], log_sum(logits[i]), rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(found[3][i], log_sum(left), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shift", [-1e4, 1e4])
+def test_sums_of_large_logits_do_not_overflow(shift: float) -> None:
+    weight = np.random.default_rng(0).standard_normal((900, WIDTH), np.float32)
+    weight[:, 0] = shift
+    session = decoder(weight, {"tokens": {"end": 600, "no_timestamps": 610, "first_timestamp": 611}, "suppress": [7]})
+    hidden = np.random.default_rng(1).standard_normal((2, WIDTH), np.float32)
+    hidden[:, 0] = 1
+    feed = {"hidden": hidden, "best": np.array([3]), "rule": np.array([[0, 800], [1, 800]])}
+    logits = session.run(["logits"], feed | {"best": np.array([0])})[0]
+    total, allowed = session.run(["total", "allowed"], feed)
+    np.testing.assert_allclose(total, [log_sum(row) for row in logits], rtol=1e-6)
+    assert np.isfinite(allowed).all()
+    assert (allowed < total).all()
