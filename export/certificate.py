@@ -23,7 +23,7 @@ from heedful.export.family import Subject
 from heedful.export.graphs import Aligner, flatten
 from heedful.export.integer_memory import restored
 from heedful.runtime.engine.buffers import HostBuffer
-from heedful.runtime.engine.decoder import All, Decoder, Scores
+from heedful.runtime.engine.decoder import All, Decoder, Scores, Wanted
 from heedful.runtime.engine.generate import Job, Stepper, generate
 from heedful.runtime.engine.rules import Suppress
 from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search, Step
@@ -62,15 +62,14 @@ class Certificate:
 class _Forced:
     """A search that goes through `tokens` whatever the logits, which it keeps: `seen`, (1, vocabulary) each."""
 
-    best = 0
-    rules = ()
+    wanted = Wanted()
 
     def __init__(self, tokens: Sequence[int]) -> None:
         self.left = list(tokens)
         self.seen: list[NDArray[np.float32]] = []
 
     def advance(self, scores: Scores) -> Step | None:
-        assert isinstance(scores, All)  # as `best` asks for
+        assert isinstance(scores, All)  # as is wanted
         self.seen.append(scores.logits.copy())
         return Step([0], [self.left.pop(0)]) if self.left else None
 

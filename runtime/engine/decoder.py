@@ -17,11 +17,19 @@ FEW = 8
 """New tokens up to which a decoder's graph may attend to each on its own (export/fold.py)."""
 
 
+class Wanted(NamedTuple):
+    """How many of each text's largest logits a search asks for, all of them if 0, and, where a graph may apply rules,
+    what it must know of each text to do so.
+    """
+
+    best: int = 0
+    rules: Sequence[Sequence[int]] = ()
+
+
 class Feed(NamedTuple):
     """New tokens of one input: tokens and positions (n,), the first slot they take, the slots each may see (n, used)
-    and which of the n tokens' logits are wanted: of each the `best` largest, where the graph ranks them, or all if that
-    is 0. Before that the slots `kept` (at,) are moved to the front, if given. `rules` are what a graph that applies
-    rules must know of each of the n texts.
+    and which of the n tokens' logits are wanted: of each the `best` largest, by `rules`, where the graph ranks them, or
+    all if that is 0 (see `Wanted`). Before that the slots `kept` (at,) are moved to the front, if given.
     """
 
     tokens: Sequence[int]
@@ -137,12 +145,12 @@ class Decoder:
             rows.used[row] = feed.at + len(feed.tokens)
         rows.reserve(max(rows.used) + width)
         places = rows.gather(list(feeds))
-        ends = self._write(kind, feeds, places, width)
+        ends = self._write(feeds, places, width)
         best = min(max(feed.best for feed in feeds.values()), self.choices) if kind.ranked else 0
         found = self._found(self._run(kind, places, ends[-1], best))
         return {row: found.part(slice(*ends[i : i + 2])) for i, row in enumerate(feeds)}
 
-    def _write(self, kind: _Kind, feeds: Mapping[int, Feed], places: range, width: int) -> list[int]:
+    def _write(self, feeds: Mapping[int, Feed], places: range, width: int) -> list[int]:
         """Write the inputs of a step; returns where the wanted logits of each row begin, and the end of the last."""
         rows, count, new = self.buffers, len(places), self.inputs.new
         fed = [(rows.place[row] - places.start, feed) for row, feed in feeds.items()]
@@ -154,9 +162,10 @@ class Decoder:
         new("frames", (count,), 1)[each] = [rows.frames[row] for row in feeds]
         ends = [0, *accumulate(len(feed.select) for _, feed in fed)]
         new("select", (ends[-1],))[:] = [place * width + i for place, feed in fed for i in feed.select]
-        rule = new("rule", (ends[-1], 2))
-        if self.rules and kind.ranked:
-            rule[:] = [row for _, feed in fed for row in feed.rules]
+        if self.rules:
+            rule = new("rule", (ends[-1], 2))
+            if rules := [each for _, feed in fed for each in feed.rules]:
+                rule[:] = rules
         mask = new("mask", (count, width, rows.capacity), dtype=np.bool_)
         # padding must see a slot, or its softmax is NaN and poisons the slot it writes
         mask[:, :, -1] = padded = len(fresh) < count * width

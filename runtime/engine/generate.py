@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.runtime.engine.decoder import All, Feed, Scores
+from heedful.runtime.engine.decoder import All, Feed, Scores, Wanted
 from heedful.runtime.engine.search import Search
 from heedful.runtime.engine.slots import Slots
 
@@ -49,9 +49,9 @@ class Job:
     def start(self) -> Feed:
         """The prompt, of which the logits watched and the last are wanted."""
         count = len(self.prompt)
-        best = 0 if self.watch else self.search.best
+        wanted = Wanted() if self.watch else self.search.wanted
         select = [*self.watch, count - 1]
-        return Feed(self.prompt, range(count), 0, self.slots.prefill(count), select, best=best)
+        return Feed(self.prompt, range(count), 0, self.slots.prefill(count), select, None, *wanted)
 
     def advance(self, scores: Scores, spare: int) -> Feed | None:
         """What to feed after `scores`, with less than `spare` slots that nobody sees; None when the job is done."""
@@ -69,7 +69,7 @@ class Job:
         positions = [self.position] * count
         self.position += 1
         mask = self.slots.step(step.parents)
-        return Feed(step.tokens, positions, at, mask, range(count), kept, self.search.best, self.search.rules)
+        return Feed(step.tokens, positions, at, mask, range(count), kept, *self.search.wanted)
 
 
 class Running:

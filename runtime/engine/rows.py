@@ -67,16 +67,16 @@ class Rows:
         }
         self.bound = range(0)  # places that the buffers are bound to; empty when they must be bound anew
 
-    def _fitting(self, slots: int, rows: int) -> int:
-        """A capacity for `slots` slots of `rows` rows: whole buckets, so large that to grow is rare, at most a quarter
-        too much where they are many.
+    def _fitting(self, slots: int, least: int = 0) -> int:
+        """A capacity for `slots` slots: whole buckets, of `least` slots or more, so large that to grow is rare, at most
+        a quarter too much where slots are many.
         """
-        step = max(self.bucket, _FEW // rows, 1 << max(slots.bit_length() - 3, 0))
+        step = max(self.bucket, least, 1 << max(slots.bit_length() - 3, 0))
         return step * -(-slots // step)
 
     def reserve(self, slots: int) -> None:
         """Room for `slots` slots and one more, the last, which only padding looks at; less than twice that."""
-        capacity = self._fitting(slots + 1, sum(map(bool, self.used)) or 1)
+        capacity = self._fitting(slots + 1, _FEW // (sum(map(bool, self.used)) or 1))
         if capacity <= self.capacity < 2 * capacity:
             return
         self.caches = self._resized(self.caches, capacity, self.used, self.capacity)
@@ -88,7 +88,7 @@ class Rows:
         frames = next(iter(memory.values())).shape[1]
         self.frames[row] = frames
         needed = max(self.frames)
-        room = self._fitting(needed, self.count)
+        room = self._fitting(needed)
         if not room <= self.room < 2 * room:
             self.memory = self._resized(self.memory, room, self.frames, self.room)
             self.room = room

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heedful.runtime.engine.decoder import All, Best, Scores
+from heedful.runtime.engine.decoder import All, Best, Scores, Wanted
 from heedful.runtime.engine.rules import Ban, Logits, RepetitionPenalty, Rule, Ruling
 
 
@@ -45,12 +45,8 @@ class Search(Protocol):
     """A way to choose tokens for one input."""
 
     @property
-    def best(self) -> int:
-        """How many of each live hypothesis's best tokens are enough to choose from next; 0: all of them are needed."""
-
-    @property
-    def rules(self) -> Sequence[Sequence[int]]:
-        """What a graph that applies rules must know of each live hypothesis, if it can."""
+    def wanted(self) -> Wanted:
+        """What must be known of the tokens that may follow each live hypothesis to choose from them next."""
 
     def advance(self, scores: Scores) -> Step | None:
         """Choose after what is known of the token that follows each live hypothesis, whose logits are changed in place;
@@ -77,22 +73,18 @@ class Limits:
     forced_end: bool = False
     ruling: Ruling | None = None
 
-    def wanted(self, best: int, texts: Sequence[Sequence[int]]) -> int:
-        """How many of the best tokens to ask for so that `best` are left of each of `texts`; 0 for all of them, which
-        rules need that look at logits.
+    def wanted(self, best: int, texts: Sequence[Sequence[int]]) -> Wanted:
+        """How many of the best tokens to ask for so that `best` are left of each of `texts`; all of them where rules
+        look at logits.
         """
         if self.ruling is not None:
-            return best if all(texts) else 0
+            return Wanted(best, [self.ruling.of(text) for text in texts]) if all(texts) else Wanted()
         if not self.rules:
-            return best
+            return Wanted(best)
         bans = [rule for rule in self.rules if isinstance(rule, Ban)]
         if len(bans) < len(self.rules):
-            return 0
-        return best + max((sum(len(ban.banned(text)) for ban in bans) for text in texts), default=0)
-
-    def known(self, texts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
-        """What the ruling must know of `texts`; nothing where it cannot rule."""
-        return [self.ruling.of(text) for text in texts] if self.ruling is not None and all(texts) else ()
+            return Wanted()
+        return Wanted(best + max((sum(len(ban.banned(text)) for ban in bans) for text in texts), default=0))
 
     @property
     def penalised(self) -> bool:
@@ -192,12 +184,8 @@ class Sample:
         self.finished: list[Hypothesis] = []
 
     @property
-    def best(self) -> int:
-        return 0 if self.temperature else self.limits.wanted(1, [one.tokens for one in self.live])
-
-    @property
-    def rules(self) -> Sequence[Sequence[int]]:
-        return () if self.temperature else self.limits.known([one.tokens for one in self.live])
+    def wanted(self) -> Wanted:
+        return Wanted() if self.temperature else self.limits.wanted(1, [one.tokens for one in self.live])
 
     def _choose(self, logits: Logits) -> int:
         if self.rng is None or self.temperature == 0:
@@ -273,12 +261,8 @@ class Beam:
         self.finished: list[Hypothesis] = []
 
     @property
-    def best(self) -> int:
+    def wanted(self) -> Wanted:
         return self.limits.wanted(2 * self.width, [one.tokens for one in self.live])
-
-    @property
-    def rules(self) -> Sequence[Sequence[int]]:
-        return self.limits.known([one.tokens for one in self.live])
 
     def _candidates(self, scores: Scores) -> list[tuple[float, float, int, int]]:
         """The 2 * width best continuations: score, log-probability, parent, token."""

@@ -6,7 +6,7 @@ prompt is stored once however many hypotheses follow.
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ def _own(count: int) -> NDArray[np.bool_]:
     return np.eye(count, dtype=np.bool_)
 
 
-@cache
+@lru_cache(1024)
 def _all(count: int) -> NDArray[np.bool_]:
     """What a hypothesis sees to which all of `count` slots belong."""
     return np.ones((1, count), dtype=np.bool_)

@@ -336,7 +336,7 @@ def test_rules_that_look_at_logits_are_given_all(rules: list[Rule]) -> None:
         ranker = Ranker(model(9))
         generate(ranker, [Job(0, PROMPT, search)])
         assert set(ranker.asked) == {0}
-    assert Sample(Limits(END, 4), temperature=0.5).best == 0
+    assert Sample(Limits(END, 4), temperature=0.5).wanted.best == 0
 
 
 def never_ends(vocabulary: int) -> Model:

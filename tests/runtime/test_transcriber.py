@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from heedful.runtime import DeviceError, InputError, Transcriber, Transcript, load
+from heedful.runtime.engine.decoder import Wanted
 from heedful.runtime.engine.device import choose_device
 from heedful.runtime.engine.search import Limits
 from heedful.runtime.speech.audio import read_audio
@@ -69,7 +70,7 @@ def test_rules_in_the_graph_are_those_of_the_host(
 ) -> None:
     found = real(two_cities, beams=beams, timestamps=timestamps)
     # all logits are asked for, so that the host applies the rules
-    monkeypatch.setattr(Limits, "wanted", lambda limits, best, texts: 0)
+    monkeypatch.setattr(Limits, "wanted", lambda limits, best, texts: Wanted())
     expected = real(two_cities, beams=beams, timestamps=timestamps)
     assert [(one.start, one.end, one.text) for one in found.segments] == [
         (one.start, one.end, one.text) for one in expected.segments
