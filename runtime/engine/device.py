@@ -6,6 +6,7 @@ import io
 import logging
 import os
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -94,7 +95,19 @@ def session_options(threads: int = 0) -> ort.SessionOptions:
     options.log_severity_level = 3
     # idle threads look out for work for so long, not for a millisecond, in which whoever else needs the core would wait
     options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
+    if threads != 1:
+        # graphs that share the cores seldom run at the same time, so they share memory too; those that have a core each
+        # would wait for one another where they ask for it
+        _share_memory()
+        options.add_session_config_entry("session.use_env_allocators", "1")
     return options
+
+
+@cache
+def _share_memory() -> None:
+    """Give this process one arena for what graphs compute in between; left alone, each session keeps one of its own."""
+    where = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(where, ort.OrtArenaCfg({"max_mem": 0}))
 
 
 def open_session(path: Path, device: Device, threads: int = 0) -> ort.InferenceSession:

@@ -2,12 +2,16 @@
 
 import ctypes
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 from heedful.runtime import DeviceError, InputError, load
 from heedful.runtime.engine import device as devices
@@ -148,3 +152,30 @@ def test_a_session_has_its_threads_and_its_provider(seeded_bundle: Path, threads
     session = open_session(seeded_bundle / "encoder.onnx", Device("cpu"), threads)
     assert session.get_providers() == [CPU]
     assert session.get_session_options().intra_op_num_threads == threads
+
+
+def resident() -> int:
+    """Bytes that this process has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says how much memory a process has")
+def test_graphs_that_run_in_turns_share_their_memory(tmp_path: Path) -> None:
+    size = 1 << 24
+    inputs = [helper.make_tensor_value_info("count", TensorProto.INT64, [1])]
+    outputs = [helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1])]
+    nodes = [
+        helper.make_node("ConstantOfShape", ["count"], ["zeros"]),
+        helper.make_node("Cos", ["zeros"], ["ones"]),
+        helper.make_node("ReduceSum", ["ones"], ["sum"]),
+    ]
+    graph = helper.make_graph(nodes, "large", inputs, outputs)
+    path = tmp_path / "large.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    first, second = (open_session(path, Device("cpu"), 2) for _ in range(2))
+    given = {"count": np.array([size])}
+
+    assert first.run(None, given)[0] == size
+    before = resident()
+    assert second.run(None, given)[0] == size
+    assert resident() - before < size  # where it took twice four times as much by itself
