@@ -289,3 +289,12 @@ def captioner_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def seeded_captioner(captioner_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The fp32 bundle of `captioner_checkpoint`; needs no network."""
     return export_apart(captioner_checkpoint, tmp_path_factory.mktemp("bundles") / "captioner", "fp32")
+
+
+@pytest.fixture
+def resident() -> Callable[[], int]:
+    """Says how many bytes of memory this process holds, those of libraries such as onnxruntime and FFmpeg included."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("needs /proc, to see the memory of libraries too")
+    return lambda: int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

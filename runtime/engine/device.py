@@ -5,6 +5,7 @@ import ctypes
 import io
 import logging
 import os
+import threading
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -98,9 +99,14 @@ def session_options(threads: int = 0) -> ort.SessionOptions:
     if threads != 1:
         # graphs that share the cores seldom run at the same time, so they share memory too; those that have a core each
         # would wait for one another where they ask for it
-        _share_memory()
+        with _REGISTERING:
+            _share_memory()
         options.add_session_config_entry("session.use_env_allocators", "1")
     return options
+
+
+# a second arena would take the place of the first, and graphs are opened in threads
+_REGISTERING = threading.Lock()
 
 
 @cache

@@ -6,9 +6,9 @@ same of any sound, but its probabilities tell a tone from the next to four digit
 
 import io
 import logging
-import os
 import struct
 import wave
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ from heedful.runtime.speech import vad
 
 RATE = 16_000
 OPTIONS: dict[str, Any] = {"temperatures": (0.0,), "beams": 2}
-STATM = Path("/proc/self/statm")
 
 
 def tone(rate: int = RATE, hertz: float = 440.0) -> NDArray[np.int16]:
@@ -198,13 +197,9 @@ def test_what_cannot_be_used_is_one_error_that_names_it(
     assert seeded(tone(), sample_rate=RATE, **OPTIONS) == expected
 
 
-def resident() -> int:
-    """Bytes of memory this process holds, FFmpeg's and onnxruntime's included."""
-    return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.skipif(not STATM.exists(), reason="needs /proc, to see the memory of FFmpeg and onnxruntime too")
-def test_three_hours_in_constant_memory(seeded: Transcriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_three_hours_in_constant_memory(
+    seeded: Transcriber, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resident: Callable[[], int]
+) -> None:
     """A sparse file: silence, and half a second of noise in the middle of every ten minutes."""
     seconds, path = 3 * 3600, tmp_path / "hours.wav"
     bursts = range(300, seconds, 600)

@@ -2,7 +2,8 @@
 
 import ctypes
 import logging
-import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -154,13 +155,7 @@ def test_a_session_has_its_threads_and_its_provider(seeded_bundle: Path, threads
     assert session.get_session_options().intra_op_num_threads == threads
 
 
-def resident() -> int:
-    """Bytes that this process has in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says how much memory a process has")
-def test_graphs_that_run_in_turns_share_their_memory(tmp_path: Path) -> None:
+def test_graphs_that_run_in_turns_share_their_memory(tmp_path: Path, resident: Callable[[], int]) -> None:
     size = 1 << 24
     inputs = [helper.make_tensor_value_info("count", TensorProto.INT64, [1])]
     outputs = [helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1])]
@@ -179,3 +174,24 @@ def test_graphs_that_run_in_turns_share_their_memory(tmp_path: Path) -> None:
     before = resident()
     assert second.run(None, given)[0] == size
     assert resident() - before < size  # where it took twice four times as much by itself
+
+
+def test_graphs_opened_at_once_share_one_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second arena would take the place of the first: graphs opened before would have one of their own."""
+    registered = []
+    with monkeypatch.context() as patch:
+
+        def register(*_: object) -> None:
+            time.sleep(0.05)  # time enough for the other thread to come
+            registered.append(1)
+
+        patch.setattr(ort, "create_and_register_allocator", register)
+        devices._share_memory.cache_clear()
+        opening = [threading.Thread(target=devices.session_options, args=(2,)) for _ in range(4)]
+        for thread in opening:
+            thread.start()
+        for thread in opening:
+            thread.join()
+    # what was registered was nothing
+    devices._share_memory.cache_clear()
+    assert registered == [1]
