@@ -28,8 +28,8 @@ class Wanted(NamedTuple):
 
 class Feed(NamedTuple):
     """New tokens of one input: tokens and positions (n,), the first slot they take, the slots each may see (n, used)
-    and which of the n tokens' logits are wanted: of each the `best` largest, by `rules`, where the graph ranks them, or
-    all if that is 0 (see `Wanted`). Before that the slots `kept` (at,) are moved to the front, if given.
+    and of which of the n tokens the logits, or as far as the graph ranks them what is `wanted` of them. Before that the
+    slots `kept` (at,) are moved to the front, if given.
     """
 
     tokens: Sequence[int]
@@ -38,8 +38,7 @@ class Feed(NamedTuple):
     mask: NDArray[np.bool_]
     select: Sequence[int]
     kept: NDArray[np.intp] | None = None
-    best: int = 0
-    rules: Sequence[Sequence[int]] = ()
+    wanted: Wanted = Wanted()
 
 
 class Best(NamedTuple):
@@ -131,8 +130,8 @@ class Decoder:
         """
         kinds: dict[_Kind, dict[int, Feed]] = {}
         for row, feed in feeds.items():
-            new = len(feed.tokens)
-            ranked = feed.best > 0 and self.ranks and (len(feed.rules) > 0 or not self.rules)
+            new, wanted = len(feed.tokens), feed.wanted
+            ranked = wanted.best > 0 and self.ranks and (len(wanted.rules) > 0 or not self.rules)
             kinds.setdefault(_Kind(new > 1, new > FEW, ranked), {})[row] = feed
         return {row: scores for kind, alike in kinds.items() for row, scores in self._step(kind, alike).items()}
 
@@ -146,7 +145,7 @@ class Decoder:
         rows.reserve(max(rows.used) + width)
         places = rows.gather(list(feeds))
         ends = self._write(feeds, places, width)
-        best = min(max(feed.best for feed in feeds.values()), self.choices) if kind.ranked else 0
+        best = min(max(feed.wanted.best for feed in feeds.values()), self.choices) if kind.ranked else 0
         found = self._found(self._run(kind, places, ends[-1], best))
         return {row: found.part(slice(*ends[i : i + 2])) for i, row in enumerate(feeds)}
 
@@ -164,7 +163,7 @@ class Decoder:
         new("select", (ends[-1],))[:] = [place * width + i for place, feed in fed for i in feed.select]
         if self.rules:
             rule = new("rule", (ends[-1], 2))
-            if rules := [each for _, feed in fed for each in feed.rules]:
+            if rules := [each for _, feed in fed for each in feed.wanted.rules]:
                 rule[:] = rules
         mask = new("mask", (count, width, rows.capacity), dtype=np.bool_)
         # padding must see a slot, or its softmax is NaN and poisons the slot it writes

@@ -51,7 +51,7 @@ class Job:
         count = len(self.prompt)
         wanted = Wanted() if self.watch else self.search.wanted
         select = [*self.watch, count - 1]
-        return Feed(self.prompt, range(count), 0, self.slots.prefill(count), select, None, *wanted)
+        return Feed(self.prompt, range(count), 0, self.slots.prefill(count), select, wanted=wanted)
 
     def advance(self, scores: Scores, spare: int) -> Feed | None:
         """What to feed after `scores`, with less than `spare` slots that nobody sees; None when the job is done."""
@@ -69,7 +69,7 @@ class Job:
         positions = [self.position] * count
         self.position += 1
         mask = self.slots.step(step.parents)
-        return Feed(step.tokens, positions, at, mask, range(count), kept, *self.search.wanted)
+        return Feed(step.tokens, positions, at, mask, range(count), kept, self.search.wanted)
 
 
 class Running:

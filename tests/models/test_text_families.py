@@ -303,7 +303,7 @@ class Ranked:
         self.decoder.release(row)
 
     def step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
-        return {row: best(scores, feeds[row].best) for row, scores in self.decoder.step(feeds).items()}
+        return {row: best(scores, feeds[row].wanted.best) for row, scores in self.decoder.step(feeds).items()}
 
 
 def best(scores: Scores, count: int) -> Best:

@@ -264,8 +264,8 @@ class Ranker(Reader):
         self.asked: list[int] = []
 
     def step(self, feeds: Mapping[int, Feed]) -> dict[int, Scores]:
-        self.asked += [feed.best for feed in feeds.values()]
-        return {row: best_of(scores, feeds[row].best) for row, scores in super().step(feeds).items()}
+        self.asked += [feed.wanted.best for feed in feeds.values()]
+        return {row: best_of(scores, feeds[row].wanted.best) for row, scores in super().step(feeds).items()}
 
 
 def best_of(scores: Scores, count: int) -> Scores:
