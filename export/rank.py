@@ -16,6 +16,8 @@ from heedful.export.constants import Nodes, constant
 # about the size of a block, if the vocabulary can be divided by one like it
 BLOCK = 160
 _BLOCKS = range(32, 1025)
+# rows that are ranked together even where many are ranked one by one: all threads have a part in each node then
+_TOGETHER = 8
 
 # what is done row by row to the product that logits come from
 _ROWWISE = {"Add", "Mul"}
@@ -45,10 +47,10 @@ _OUTPUTS: dict[str, tuple[ir.DataType, list[str]]] = {
 
 
 def rank_logits(model: ir.Model, *, row_by_row: bool = False) -> None:
-    """Have the decoder `model`, in place, `hand_over` its best logits. With `row_by_row` a row is ranked at a time, so
-    that its logits stay in a core's cache.
+    """Have the decoder `model`, in place, `hand_over` its best logits. With `row_by_row` many rows are ranked one at a
+    time, so that the logits of each stay in a core's cache.
     """
-    hand_over(model, _row_by_row if row_by_row else lambda nodes, logits, best: rank(nodes, again(nodes, logits), best))
+    hand_over(model, _by_number if row_by_row else _together)
 
 
 def hand_over(model: ir.Model, ranker: Ranker, *inputs: ir.Value) -> None:
@@ -95,6 +97,24 @@ def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, ranker: Ranker) -
     choice = ir.Node("", "If", [outer("Greater", best, start)], branches, num_outputs=len(then))
     model.graph.extend([*outer.made, choice])
     return choice
+
+
+def _together(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
+    """Rank all rows at once."""
+    return rank(nodes, again(nodes, logits), best)
+
+
+def _by_number(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
+    """Rank few rows at once, many one by one."""
+    rows = nodes("Shape", _product(logits)[0], end=1)
+    branches = []
+    for branch, ranker in (("then", _row_by_row), ("else", _together)):
+        within = Nodes(nodes.model)
+        found = ranker(within, logits, best)
+        branches.append(ir.AttrGraph(f"{branch}_branch", within.body(f"rank.{branch}", [], found[:3])))
+    many = nodes("Greater", rows, nodes.integers(_TOGETHER))
+    nodes.made.append(ir.Node("", "If", [many], branches, num_outputs=3))
+    return Ranked(*nodes.made[-1].outputs)
 
 
 def _row_by_row(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:

@@ -83,7 +83,7 @@ sizes = st.integers(1, 400) | st.sampled_from([512, 640, 997, 1024, 2000, 3200, 
 
 @settings(max_examples=80)
 @given(
-    vocabulary=sizes, rows=st.integers(1, 9), row_by_row=st.booleans(),
+    vocabulary=sizes, rows=st.integers(1, 17), row_by_row=st.booleans(),
     share=st.floats(0, 1), seed=st.integers(0, 10**6),
     levels=st.sampled_from([0, 1, 3, 50]), stated=st.booleans(),
 )  # fmt: skip
