@@ -56,6 +56,9 @@ def _attend_to_rows(
     """Put `operator`, given queries, keys and values (b, n, h * d) and the `rest`, in `place`."""
     sizes = integers(model, [place.heads * place.head_dim] * 3)
     parts = ir.node("Split", [place.source, sizes], {"axis": -1}, num_outputs=3)
+    if place.source.shape is not None:
+        for part in parts.outputs:
+            part.shape = ir.Shape([*place.source.shape[:-1], place.heads * place.head_dim])
     attention = ir.node(operator, [*parts.outputs, *rest], attributes, domain=domain)
     ir.convenience.replace_nodes_and_values(
         model.graph, place.nodes[-1], place.nodes, [parts, attention], [place.output], [attention.outputs[0]]

@@ -22,6 +22,8 @@ from heedful.export.constants import MICROSOFT, Nodes, constant
 _PRODUCT = "MatMulIntegerToFloat"
 # what is zero throughout is divided too
 _LEAST = 1e-12
+# how many, at most, the largest of frames is sought in before that of all
+_PARTS = 64
 
 
 def quantize_attention(model: ir.Model, pattern: str = "") -> None:
@@ -45,38 +47,67 @@ class IntegerNodes(Nodes):
         return list(self.made[-1].outputs)
 
     def number(self, number: float) -> ir.Value:
-        return constant(self.model, f"number.{number!r}", np.asarray(number, np.float32))
+        """A number for values of four axes: with fewer of its own, onnxruntime meets those whose last axis is 1 one by
+        one, which takes fifty times as long.
+        """
+        return constant(self.model, f"number.{number!r}", np.full((1, 1, 1, 1), number, np.float32))
+
+    def one(self) -> ir.Value:
+        return constant(self.model, "one", np.asarray(1, np.float32))
 
     def unsigned(self, number: int) -> ir.Value:
         return constant(self.model, f"unsigned.{number}", np.asarray(number, np.uint8))
 
-    def signed(self, number: int) -> ir.Value:
-        return constant(self.model, f"signed.{number}", np.asarray(number, np.int8))
+    def centred(self, value: ir.Value, frames: int) -> ir.Value:
+        """`value` (..., frames, width) less its mean over the frames."""
+        # a product, because the operator for a mean over frames takes several times as long
+        shares = constant(self.model, f"mean.{frames}", np.full((1, frames), 1 / frames, np.float32))
+        return self("Sub", value, self("MatMul", shares, value))
 
-    def mean(self, value: ir.Value | None) -> ir.Value:
-        """The mean over the frames of `value` (b, n, width), as a product, since the operator for it is slower."""
-        frames = self("Shape", value, start=1, end=2)
-        ones = self("Expand", self.number(1.0), self("Concat", self.integers(1), frames, axis=0))
-        return self("Div", self("MatMul", ones, value), self("Cast", frames, to=ir.DataType.FLOAT))
+    def largest(self, value: ir.Value, *axes: int) -> ir.Value:
+        """The largest size along `axes`, which stay."""
+        return self("ReduceMax", self("Abs", value), self.integers(*axes), keepdims=1)
 
-    def quantized(self, value: ir.Value, axes: ir.Value, zero: ir.Value, most: int) -> tuple[ir.Value, ir.Value]:
-        """`value` as integers, up to `most` away from `zero`, and what a unit stands for, one number along `axes`."""
-        largest = self("ReduceMax", self("Abs", value), axes, keepdims=1)
-        unit = self("Max", self("Mul", largest, self.number(1 / most)), self.number(_LEAST))
-        return self("QuantizeLinear", self("Div", value, unit), self.number(1.0), zero), unit
+    def unit(self, largest: ir.Value, most: int) -> ir.Value:
+        """What an integer stands for, if the `largest` number is to be `most` of them."""
+        return self("Max", self("Mul", largest, self.number(1 / most)), self.number(_LEAST))
+
+    def of_rows(
+        self,
+        value: ir.Value,
+        width: int,
+        unit: ir.Value,
+        zero: ir.Value | None = None,
+        kind: ir.DataType = ir.DataType.INT8,
+    ) -> ir.Value:
+        """`value` (..., width) in units of `unit` (..., 1), around `zero` (..., 1)."""
+        return self("QuantizeLinear", value, unit, zero, axis=-1, block_size=width, output_dtype=kind)
+
+    def of_columns(self, value: ir.Value, unit: ir.Value) -> ir.Value:
+        """`value` in units of `unit`, which is repeated along its first axes: int8."""
+        return self("QuantizeLinear", self("Div", value, unit), self.one(), output_dtype=ir.DataType.INT8)
 
 
 def _attention(new: IntegerNodes, node: ir.Node) -> ir.Value:
     """What `node` computes of queries, keys and values (b, n, h * d): (b, n, h * d)."""
+    rows = node.inputs[1]
+    assert rows is not None
+    assert rows.shape is not None
     heads = node.attributes["num_heads"].as_int()
-    split = new.integers(0, 0, heads, -1)
-    centred = new("Sub", node.inputs[1], new.mean(node.inputs[1]))
+    frames, dim = int(rows.shape[1]), int(rows.shape[2]) // heads  # type: ignore[arg-type]
+    cut = new.integers(0, 0, heads, dim)
     # (b, n, h, d)
-    query, key, value = (new("Reshape", each, split) for each in (node.inputs[0], centred, node.inputs[2]))
-    queries, query_unit = new.quantized(query, new.integers(0, 1, 3), new.unsigned(64), 63)
-    query_unit = new("Mul", query_unit, new.number(node.attributes["scale"].as_float()))
-    keys, key_unit = new.quantized(key, new.integers(3), new.signed(0), 127)
-    values, value_unit = new.quantized(value, new.integers(1), new.signed(0), 64)
+    query, key, value = (
+        new("Reshape", each, cut) for each in (node.inputs[0], new.centred(rows, frames), node.inputs[2])
+    )
+    key_unit = new.unit(new.largest(key, -1), 127)
+    keys = new.of_rows(key, dim, key_unit)
+    query_unit = new.unit(new.largest(query, 0, 1, 3), 63)
+    each_row = new("Shape", key_unit)
+    zeros = new("Expand", new.unsigned(64), each_row)
+    queries = new.of_rows(query, dim, new("Expand", query_unit, each_row), zeros, ir.DataType.UINT8)
+    value_unit = new.unit(_over_frames(new, value, frames, (heads, dim)), 64)
+    values = new.of_columns(value, value_unit)
     row_by_row, column_by_column = [0, 2, 1, 3], [0, 2, 3, 1]
     parts = [
         new.apart(new("Transpose", each, perm=order), 1, heads)
@@ -88,12 +119,24 @@ def _attention(new: IntegerNodes, node: ir.Node) -> ir.Value:
             (value_unit, row_by_row),  # (b, 1, 1, d)
         )
     ]
-    query_units = new.apart(new("Reshape", query_unit, new.integers(heads)), 0, heads)
-    return new("Concat", *(_head(new, *each) for each in zip(query_units, *parts, strict=True)), axis=-1)
+    scaled = new("Mul", query_unit, new.number(node.attributes["scale"].as_float()))
+    query_units = new.apart(new("Reshape", scaled, new.integers(heads)), 0, heads)
+    found = (_head(new, frames, *each) for each in zip(query_units, *parts, strict=True))
+    return new("Concat", *found, axis=-1)
+
+
+def _over_frames(new: IntegerNodes, value: ir.Value, frames: int, size: tuple[int, int]) -> ir.Value:
+    """The largest of `value` (b, frames, *size) over all frames, (b, 1, *size)."""
+    # in two steps: over an axis before which there is nothing, onnxruntime takes ten times as long
+    parts = max(count for count in range(1, _PARTS + 1) if frames % count == 0)
+    apart = new("Reshape", value, new.integers(0, parts, frames // parts, size[0] * size[1]))
+    of_parts = new.largest(apart, 2)
+    return new("Reshape", new("ReduceMax", of_parts, new.integers(1), keepdims=1), new.integers(0, 1, *size))
 
 
 def _head(
     new: IntegerNodes,
+    frames: int,
     query_unit: ir.Value,
     queries: ir.Value,
     keys: ir.Value,
@@ -105,8 +148,6 @@ def _head(
     scores = new(_PRODUCT, queries, keys, query_unit, key_unit, new.unsigned(64), domain=MICROSOFT)
     weights = new("Softmax", scores, axis=-1)  # (b, 1, n, n)
     unit = new("Mul", new("ReduceMax", weights, new.integers(-1), keepdims=1), new.number(1 / 255))
-    # a scale for each query: those of all inputs are one list for this
-    whole = new("QuantizeLinear", new("Flatten", weights, axis=-1), new("Reshape", unit, new.integers(-1)), axis=0)
-    back = new("Reshape", whole, new("Shape", scores))
-    mixed = new(_PRODUCT, back, values, new.number(1.0), value_unit, new.unsigned(0), domain=MICROSOFT)
+    whole = new.of_rows(weights, frames, unit, kind=ir.DataType.UINT8)
+    mixed = new(_PRODUCT, whole, values, new.one(), value_unit, new.unsigned(0), domain=MICROSOFT)
     return new("Squeeze", new("Mul", mixed, unit), new.integers(1))

@@ -38,26 +38,24 @@ def quantize_remembered(model: ir.Model, pattern: str = "") -> None:
     for layer in range(_layers(outputs)):
         new = IntegerNodes(model)
         key, value = (outputs[f"memory.{layer}.{part}"] for part in ("key", "value"))
-        values = new.quantized(value, new.integers(2), new.signed(0), 64)
-        found = dict(zip(_PARTS, (*_keys(new, key), *values), strict=True))
+        value_scale = new.unit(new.largest(value, 2), 64)
+        made = (*_keys(new, key), new.of_columns(value, value_scale), value_scale)
+        found = dict(zip(_PARTS, made, strict=True))
         model.graph.extend(new.made)
         for old in (key, value):
             old.name = f"{old.name}.float"
             model.graph.outputs.remove(old)
-        for part, made in found.items():
+        for part, output in found.items():
             kind = ir.DataType.FLOAT if "_" in part else ir.DataType.INT8
-            made.name, made.type, made.shape = f"memory.{layer}.{part}", ir.TensorType(kind), _shape(part, key)
-            model.graph.outputs.append(made)
+            output.name, output.type, output.shape = f"memory.{layer}.{part}", ir.TensorType(kind), _shape(part, key)
+            model.graph.outputs.append(output)
 
 
 def _keys(new: IntegerNodes, key: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
     _, heads, frames, width = _sizes(key)
-    # a product, because the operator for a mean over frames takes several times as long
-    shares = constant(new.model, f"memory.mean.{frames}", np.full((1, frames), 1 / frames, np.float32))
-    centred = new("Sub", key, new("MatMul", shares, key))
-    largest = new("ReduceMax", new("Abs", centred), new.integers(-1), keepdims=1)
-    scale = new("Mul", largest, new.number(1 / 127))  # (b, h, f, 1)
-    rounded = new("QuantizeLinear", centred, scale, axis=-1, block_size=width, output_dtype=ir.DataType.INT8)
+    centred = new.centred(key, frames)
+    scale = new.unit(new.largest(centred, -1), 127)  # (b, h, f, 1)
+    rounded = new.of_rows(centred, width, scale)
     blocked = new("Reshape", rounded, new.integers(0, heads, 1, -1, _block(frames), width))
     keys = new("Transpose", blocked, perm=[0, 1, 2, 3, 5, 4])
     row = new.integers(0, heads, 1, frames)
@@ -87,16 +85,15 @@ def attend_in_integers(model: ir.Model, pattern: str = "") -> None:
 def _attention(new: IntegerNodes, query: ir.Value, zeros: ir.Value, memory: Mapping[str, ir.Value]) -> ir.Value:
     """softmax(Q K^T) V of `query` (b, h, n, d): (b, h, n, d)."""
     width, frames = _sizes(query)[3], _sizes(memory["value"])[2]
-    largest = new("ReduceMax", new("Abs", query), new.integers(-1), keepdims=1)
-    scale = new("Mul", largest, new.number(1 / (_ZERO - 1)))  # (b, h, n, 1)
-    rounded = new("QuantizeLinear", query, scale, zeros, axis=-1, block_size=width)
+    scale = new("Mul", new.largest(query, -1), new.number(1 / (_ZERO - 1)))  # (b, h, n, 1)
+    rounded = new.of_rows(query, width, scale, zeros, ir.DataType.UINT8)
     alone = new("Reshape", rounded, new.integers(0, 0, 0, 1, 1, width))
     product = new("Reshape", new("MatMulInteger", alone, memory["key"]), new.integers(0, 0, 0, frames))
     real = new("Mul", new("Cast", product, to=ir.DataType.FLOAT), memory["key_scale"])
     weights = new("Softmax", new("Mul", new("Sub", real, memory["key_offset"]), scale), axis=-1)  # (b, h, n, f)
     top = new("ReduceMax", weights, new.integers(-1), keepdims=1)
     unit = new("Mul", top, new.number(1 / 255))
-    shares = new("QuantizeLinear", weights, unit, axis=-1, block_size=frames, output_dtype=ir.DataType.UINT8)
+    shares = new.of_rows(weights, frames, unit, kind=ir.DataType.UINT8)
     mixed = new("Cast", new("MatMulInteger", shares, memory["value"]), to=ir.DataType.FLOAT)
     return new("Mul", new("Mul", mixed, memory["value_scale"]), unit)
 

@@ -18,14 +18,14 @@ Array = NDArray[Any]
 NAMES = ("query", "key", "value")
 
 
-def attention(heads: int, scale: float) -> ir.Model:
-    """A graph of one `MultiHeadAttention` called encoder.attention, of any size."""
+def attention(heads: int, scale: float, frames: int = 8, width: int = 16) -> ir.Model:
+    """A graph of one `MultiHeadAttention` called encoder.attention, of any number of inputs."""
     kind = ir.TensorType(ir.DataType.FLOAT)
-    inputs = [ir.Value(name=name, shape=ir.Shape(["b", "n", "width"]), type=kind) for name in NAMES]
+    inputs = [ir.Value(name=name, shape=ir.Shape(["b", frames, width]), type=kind) for name in NAMES]
     attributes = {"num_heads": heads, "scale": scale}
     node = ir.node("MultiHeadAttention", inputs, attributes, domain=MICROSOFT, name="encoder.attention")
     output = node.outputs[0]
-    output.name, output.type, output.shape = "output", kind, ir.Shape(["b", "n", "width"])
+    output.name, output.type, output.shape = "output", kind, ir.Shape(["b", frames, width])
     return ir.Model(ir.Graph(inputs, [output], nodes=[node], opset_imports={"": 24, MICROSOFT: 1}), ir_version=11)
 
 
@@ -49,10 +49,11 @@ def expected(heads: int, scale: float, inputs: tuple[Array, Array, Array]) -> Ar
     return found
 
 
-def quantized(heads: int, scale: float) -> ir.Model:
-    model = attention(heads, scale)
+def integers(heads: int, scale: float, inputs: tuple[Array, Array, Array]) -> Array:
+    """What attention in integers finds."""
+    model = attention(heads, scale, *inputs[0].shape[1:])
     quantize_attention(model)
-    return model
+    return run(model, inputs)
 
 
 def error(found: Array, reference: Array) -> float:
@@ -81,21 +82,21 @@ def test_it_is_attention_whatever_the_sizes(
     # all keys lie far to one side, which changes no weight
     inputs = query, key + np.float32(offset), value
     scale = dim**-0.5
-    assert error(run(quantized(heads, scale), inputs), expected(heads, scale, inputs)) < 0.03
+    assert error(integers(heads, scale, inputs), expected(heads, scale, inputs)) < 0.03
 
 
 def test_weights_that_many_keys_share_are_not_rounded_to_nothing() -> None:
     """2,000 keys nearly alike: each has a weight of 0.0005, which is less than a unit of 1 / 255."""
     query, key, value = drawn(1, 1, 2000, 16)
     inputs = query, key * np.float32(0.01), value + np.float32(1)
-    assert error(run(quantized(1, 0.25), inputs), expected(1, 0.25, inputs)) < 0.01
+    assert error(integers(1, 0.25, inputs), expected(1, 0.25, inputs)) < 0.01
 
 
 def test_heads_and_channels_of_very_different_size_keep_their_precision() -> None:
     query, key, value = drawn(2, 1, 50, 32)
     small = np.repeat([1.0, 1e-3], 16).astype(np.float32)
     inputs = query * small, key, value * small
-    found, reference = run(quantized(2, 0.25), inputs), expected(2, 0.25, inputs)
+    found, reference = integers(2, 0.25, inputs), expected(2, 0.25, inputs)
     for head in (slice(0, 16), slice(16, 32)):
         assert error(found[..., head], reference[..., head]) < 0.03
 
@@ -107,24 +108,24 @@ def test_the_largest_integers_do_not_overflow() -> None:
     value = np.ones_like(query)
     value[:, 20:, ::2] = -1
     inputs = query, key, value
-    np.testing.assert_allclose(run(quantized(1, 0.004), inputs), expected(1, 0.004, inputs), atol=0.005)
+    np.testing.assert_allclose(integers(1, 0.004, inputs), expected(1, 0.004, inputs), atol=0.005)
 
 
 def test_nothing_but_zeros_gives_zeros() -> None:
     zeros = np.zeros((1, 5, 16), np.float32)
-    assert np.array_equal(run(quantized(2, 0.5), (zeros, zeros, zeros)), zeros)
+    assert np.array_equal(integers(2, 0.5, (zeros, zeros, zeros)), zeros)
 
 
 def test_the_scale_counts() -> None:
     inputs = drawn(3, 1, 20, 16)
     sharp = expected(1, 1.0, inputs)
-    assert error(run(quantized(1, 1.0), inputs), sharp) < 0.03
-    assert error(run(quantized(1, 0.1), inputs), sharp) > 0.3
+    assert error(integers(1, 1.0, inputs), sharp) < 0.03
+    assert error(integers(1, 0.1, inputs), sharp) > 0.3
 
 
 def test_it_computes_what_onnxruntimes_own_node_computes() -> None:
     inputs = drawn(4, 2, 33, 48)
-    assert error(run(quantized(3, 0.25), inputs), run(attention(3, 0.25), inputs)) < 0.03
+    assert error(integers(3, 0.25, inputs), run(attention(3, 0.25, 33, 48), inputs)) < 0.03
 
 
 @pytest.mark.parametrize(("pattern", "left"), [("", 0), ("encoder", 0), ("decoder", 1)])
