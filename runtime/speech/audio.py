@@ -193,6 +193,11 @@ def _container(file: BinaryIO, name: str) -> InputContainer:
     view = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
     # No protocol is called "none": a playlist cannot make FFmpeg open another file or an address.
     options = {"protocol_whitelist": "none"}
+    head = file.read(12)
+    file.seek(0)
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        # FFmpeg would read ten times as much to see whether another codec hides in plain samples, for 15 ms
+        options["probesize"] = "32768"
     try:
         return av.open(view, "r", options=options, metadata_errors="replace")
     except av.FFmpegError as error:
