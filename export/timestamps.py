@@ -75,17 +75,17 @@ def _text(nodes: Nodes, logits: ir.Value, stop: int, never: list[int]) -> ir.Val
     # whole blocks
     width = min(int(logits.shape[1]), -(-stop // BLOCK) * BLOCK)  # type: ignore[arg-type]
     text = columns(nodes, logits, lambda value: _slice(nodes, value, 0, width), width)
-    barred = [*never, *range(stop, width)]
-    shape = nodes("Concat", nodes("Shape", text, end=1), nodes.integers(len(barred)), axis=0)
-    where = nodes("Expand", constant(nodes.model, "speech.barred", np.array([barred], np.int64)), shape)
-    nothing = nodes("Expand", _number(nodes, "out", -np.inf), nodes("Shape", where))
-    ruled = nodes("ScatterElements", text, where, nothing, axis=1)
+    barred = np.zeros(width, np.float32)
+    barred[[*never, *range(stop, width)]] = -np.inf
+    ruled = nodes("Add", text, constant(nodes.model, "speech.barred", barred))
     ruled.shape, ruled.type = text.shape, text.type
     return ruled
 
 
 def _best(nodes: Nodes, logits: ir.Value, best: ir.Value, first: int, end: int) -> Ranked:
     """What `rank` says of the logits of the tokens `first` ... `end` - 1."""
+    if logits.shape is None:
+        logits.shape = ir.Shape([None, end - first])
     found = rank(nodes, logits, nodes("Min", best, nodes.integers(end - first)))
     return found._replace(tokens=nodes("Add", found.tokens, nodes.integers(first))) if first else found
 
