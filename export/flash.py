@@ -59,6 +59,7 @@ def _attend_to_rows(
     if place.source.shape is not None:
         for part in parts.outputs:
             part.shape = ir.Shape([*place.source.shape[:-1], place.heads * place.head_dim])
+            part.type = place.source.type
     attention = ir.node(operator, [*parts.outputs, *rest], attributes, domain=domain)
     ir.convenience.replace_nodes_and_values(
         model.graph, place.nodes[-1], place.nodes, [parts, attention], [place.output], [attention.outputs[0]]

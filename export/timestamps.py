@@ -85,7 +85,7 @@ def _text(nodes: Nodes, logits: ir.Value, stop: int, never: list[int]) -> ir.Val
 def _best(nodes: Nodes, logits: ir.Value, best: ir.Value, first: int, end: int) -> Ranked:
     """What `rank` says of the logits of the tokens `first` ... `end` - 1."""
     if logits.shape is None:
-        logits.shape = ir.Shape([None, end - first])
+        logits.shape, logits.type = ir.Shape([None, end - first]), ir.TensorType(ir.DataType.FLOAT)
     found = rank(nodes, logits, nodes("Min", best, nodes.integers(end - first)))
     return found._replace(tokens=nodes("Add", found.tokens, nodes.integers(first))) if first else found
 
