@@ -16,8 +16,6 @@ from heedful.export.constants import Nodes, constant
 # about the size of a block, if the vocabulary can be divided by one like it
 BLOCK = 160
 _BLOCKS = range(32, 1025)
-# logits up to which neither blocks nor a normalisation are worth their nodes
-_SMALL = 2048
 # rows that are ranked together even where many are ranked one by one: all threads have a part in each node then
 _TOGETHER = 8
 
@@ -184,8 +182,6 @@ def columns(nodes: Nodes, logits: ir.Value, cut: Callable[[ir.Value], ir.Value],
 def rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
     """The `best` (1,) int64 largest of `logits` (m, vocabulary), and the sum of all, as nodes of a graph."""
     largest, tokens = top(nodes, logits, best)
-    if _is_small(logits):
-        return Ranked(largest, tokens, log_total(nodes, logits))
     highest, token = (nodes("Gather", value, nodes.integers(0), axis=1) for value in (largest, tokens))
     normalised = nodes("GatherElements", nodes("LogSoftmax", logits, axis=-1), token, axis=1)
     return Ranked(largest, tokens, nodes("Squeeze", nodes("Sub", highest, normalised), nodes.integers(-1)))
@@ -193,30 +189,18 @@ def rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
 
 def top(nodes: Nodes, logits: ir.Value, best: ir.Value) -> tuple[ir.Value, ir.Value]:
     """The `best` (1,) int64 largest of `logits` (m, vocabulary) in falling order, and their tokens: (m, best) each."""
-    vocabulary = _vocabulary(logits)
-    size = None if vocabulary is None or _is_small(logits) else _block(vocabulary)
+    vocabulary = None if logits.shape is None else logits.shape[1]
+    size = _block(vocabulary) if isinstance(vocabulary, int) else None
     return in_order(nodes, logits, best) if size is None else _in_blocks(nodes, logits, best, size)
 
 
 def log_total(nodes: Nodes, logits: ir.Value, highest: ir.Value | None = None) -> ir.Value:
     """log(sum(exp(logits))) (m,), given the `highest` (m, 1) of each row if it is known."""
     last = nodes.integers(-1)
-    if _is_small(logits):
-        return nodes("ReduceLogSumExp", logits, last, keepdims=0)
     if highest is None:
         highest = nodes("ReduceMax", logits, last, keepdims=1)
     normalised = nodes("LogSoftmax", logits, axis=-1)
     return nodes("Squeeze", nodes("Sub", highest, nodes("ReduceMax", normalised, last, keepdims=1)), last)
-
-
-def _vocabulary(logits: ir.Value) -> int | None:
-    """The number of `logits` of a row, if it is known."""
-    size = None if logits.shape is None else logits.shape[1]
-    return size if isinstance(size, int) else None
-
-
-def _is_small(logits: ir.Value) -> bool:
-    return (_vocabulary(logits) or _SMALL + 1) <= _SMALL
 
 
 def _block(vocabulary: int) -> int | None:

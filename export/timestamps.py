@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from heedful.export.constants import Nodes, constant
-from heedful.export.rank import BLOCK, Ranked, columns, hand_over, in_order, log_total, rank
+from heedful.export.rank import BLOCK, Ranked, columns, hand_over, in_order, rank
 
 # what is ruled out, where infinity would be subtracted from itself
 _LOWEST = float(np.finfo(np.float32).min)
@@ -37,7 +37,7 @@ def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value, *, rule: ir.Value, spe
     end, stop, first = tokens["end"], tokens["no_timestamps"], tokens["first_timestamp"]
     never = [token for token in speech["suppress"] if token < stop]
     text = _text(nodes, logits, stop, never)
-    words = _best(nodes, text, best, 0, stop)
+    words = rank(nodes, text, nodes("Min", best, nodes.integers(stop)))
     ends = _best(nodes, _slice(nodes, text, end, stop), best, end, stop)
 
     closing, earliest = (nodes("Gather", rule, nodes.integers(i), axis=1) for i in range(2))
@@ -50,7 +50,7 @@ def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value, *, rule: ir.Value, spe
 
     of_words, of_ends, of_marks, of_stamps = (
         nodes("Unsqueeze", total, nodes.integers(-1))
-        for total in (words.total, ends.total, marks.total, log_total(nodes, all_stamps))
+        for total in (words.total, ends.total, marks.total, _total(nodes, all_stamps))
     )
     likeliest = nodes("Where", closing, *(_slice(nodes, each.logits, 0, 1) for each in (ends, words)))
     outweighed = nodes("Greater", of_marks, likeliest)
@@ -66,7 +66,7 @@ def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value, *, rule: ir.Value, spe
     others = columns(nodes, logits, lambda value: nodes("Gather", value, unwritten, axis=1), len(never) + 1)
     of_text = nodes("Where", outweighed, lowest, nodes("Where", closing, of_ends, of_words))
     sums = [nodes("Concat", *parts, axis=1) for parts in ((of_words, of_stamps, others), (of_text, of_marks))]
-    return Ranked(found, names, *(nodes("ReduceLogSumExp", each, nodes.integers(-1), keepdims=0) for each in sums))
+    return Ranked(found, names, *(_total(nodes, each) for each in sums))
 
 
 def _text(nodes: Nodes, logits: ir.Value, stop: int, never: list[int]) -> ir.Value:
@@ -83,11 +83,14 @@ def _text(nodes: Nodes, logits: ir.Value, stop: int, never: list[int]) -> ir.Val
 
 
 def _best(nodes: Nodes, logits: ir.Value, best: ir.Value, first: int, end: int) -> Ranked:
-    """What `rank` says of the logits of the tokens `first` ... `end` - 1."""
-    if logits.shape is None:
-        logits.shape, logits.type = ir.Shape([None, end - first]), ir.TensorType(ir.DataType.FLOAT)
-    found = rank(nodes, logits, nodes("Min", best, nodes.integers(end - first)))
-    return found._replace(tokens=nodes("Add", found.tokens, nodes.integers(first))) if first else found
+    """What `rank` says of the logits of the tokens `first` ... `end` - 1, which are few, so that fewer nodes do."""
+    found, tokens = in_order(nodes, logits, nodes("Min", best, nodes.integers(end - first)))
+    return Ranked(found, nodes("Add", tokens, nodes.integers(first)), _total(nodes, logits))
+
+
+def _total(nodes: Nodes, logits: ir.Value) -> ir.Value:
+    """log(sum(exp(logits))) of few logits (m, n): (m,)."""
+    return nodes("ReduceLogSumExp", logits, nodes.integers(-1), keepdims=0)
 
 
 def _slice(nodes: Nodes, logits: ir.Value, start: int, end: int) -> ir.Value:
