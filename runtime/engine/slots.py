@@ -6,8 +6,7 @@ prompt is stored once however many hypotheses follow.
 """
 
 from collections.abc import Sequence
-from functools import cache, lru_cache, reduce
-from operator import or_
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +30,6 @@ class Slots:
     def __init__(self) -> None:
         self.used = 0
         self.visible: NDArray[np.bool_] = np.zeros((1, 0), dtype=np.bool_)
-        self._sets = [0]  # the same, each hypothesis's as the bits of a number: to count them takes numpy far longer
         self._alone = True  # whether there never was more than one hypothesis, which then sees all
 
     def prefill(self, tokens: int) -> NDArray[np.bool_]:
@@ -40,7 +38,6 @@ class Slots:
             raise ValueError("a prompt comes first: these slots are already in use")
         self.used = tokens
         self.visible = _all(tokens)
-        self._sets = [(1 << tokens) - 1]
         return np.tri(tokens, dtype=np.bool_)
 
     def compact(self, parents: Sequence[int], spare: int) -> NDArray[np.intp] | None:
@@ -51,13 +48,11 @@ class Slots:
         """
         if self._alone or self.used < spare:
             return None
-        seen = reduce(or_, (self._sets[parent] for parent in parents))
-        if self.used - seen.bit_count() < spare:
+        seen = self.visible[list(parents)].any(axis=0)
+        if self.used - np.count_nonzero(seen) < spare:
             return None
-        kept = np.flatnonzero(self.visible[list(parents)].any(axis=0))
+        kept = np.flatnonzero(seen)
         self.visible = self.visible[:, kept]
-        rows = np.packbits(self.visible, axis=1, bitorder="little")
-        self._sets = [int.from_bytes(row.tobytes(), "little") for row in rows]
         self.used = len(kept)
         return kept
 
@@ -67,7 +62,6 @@ class Slots:
         Returns the mask (len(parents), used): what the parent saw and the new slot of its own.
         """
         self._alone = self._alone and len(parents) == 1
-        self._sets = [self._sets[parent] | 1 << self.used + i for i, parent in enumerate(parents)]
         self.used += len(parents)
         if self._alone:
             self.visible = _all(self.used)
