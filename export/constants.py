@@ -48,3 +48,9 @@ class Nodes:
     def integers(self, *numbers: int) -> ir.Value:
         """The constant vector of `numbers`, int64."""
         return integers(self.model, list(numbers))
+
+    def number(self, number: float, axes: int = 0) -> ir.Value:
+        """The constant `number`, float32, of so many axes. It should have as many as what it meets: with fewer,
+        onnxruntime goes through values whose last axis is 1 one by one, which takes fifty times as long.
+        """
+        return constant(self.model, f"number.{number!r}.{axes}", np.full((1,) * axes, number, np.float32))

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from heedful.export.constants import MICROSOFT, Nodes, constant, integers
+from heedful.export.constants import MICROSOFT, constant, integers
+from heedful.export.integer_nodes import IntegerNodes
 from heedful.export.quantize import bias_of, products, replace, weight_name
 from heedful.export.scales import column_scales, fitted, in_units
 
@@ -72,41 +73,33 @@ def quantize_rows(model: ir.Model, pattern: str = "") -> None:
     each row of its input one that is found at run time.
     """
     scales = {}
-    one = constant(model, "one", np.asarray(1, np.float32))
     zeros: dict[str, ir.Value] = {}
     for node, weight in products(model, pattern):
         columns = column_scales(weight)
         name = weight_name(node)
         scales[name.removeprefix("model.")] = Scales(1.0, columns)
-        rows, made = node.inputs[0], Nodes(model)
+        rows, made = node.inputs[0], IntegerNodes(model)
         assert rows is not None
-        scale = made("Mul", _largest(made, rows), _number(made, rows, 1 / 127))
+        axes = 0 if rows.shape is None else len(rows.shape)
+        scale = made("Mul", _largest(made, rows, axes), made.number(1 / 127, axes))
         like = _leading(rows) or name
         if like not in zeros:
             zeros[like] = made("Expand", _zero(model), made("Shape", scale))
         # a row of zeros is divided by zero: whatever integers that makes, times its scale they are zeros again
-        quantized = made("QuantizeLinear", rows, scale, zeros[like], axis=-1, block_size=len(weight))
-        product = _product(model, node, weight, quantized, (one, _zero(model)), columns, None)
+        quantized = made.of_rows(rows, len(weight), scale, zeros[like], ir.DataType.UINT8)
+        product = _product(model, node, weight, quantized, (made.number(1.0), _zero(model)), columns, None)
         scaled = ir.node("Mul", [product.outputs[0], scale])
         replace(model, node, None, *made.made, product, scaled)
     _look_up_all(model, scales)
 
 
-def _largest(made: Nodes, rows: ir.Value) -> ir.Value:
-    """The largest size of each row (..., 1)."""
+def _largest(made: IntegerNodes, rows: ir.Value, axes: int) -> ir.Value:
+    """The largest size of each row (..., 1), of so many `axes` if that is known."""
     before = rows.producer()
     if before is None or before.op_type != "Gelu":
-        return made("ReduceMax", made("Abs", rows), made.integers(-1), keepdims=1)
+        return made.largest(rows, -1)
     # nothing lies below -0.17: one pass over what is the widest of a layer instead of two
-    return made("Max", made("ReduceMax", rows, made.integers(-1), keepdims=1), _number(made, rows, 0.17))
-
-
-def _number(made: Nodes, rows: ir.Value, number: float) -> ir.Value:
-    """A constant of as many axes as `rows`: with fewer, onnxruntime meets values whose last axis is 1 one by one, which
-    takes fifty times as long where they are many.
-    """
-    axes = 0 if rows.shape is None else len(rows.shape)
-    return constant(made.model, f"number.{number!r}.{axes}", np.full((1,) * axes, number, np.float32))
+    return made("Max", made("ReduceMax", rows, made.integers(-1), keepdims=1), made.number(0.17, axes))
 
 
 def quantize_tables(model: ir.Model, pattern: str) -> None:

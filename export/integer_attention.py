@@ -14,16 +14,14 @@ up, so that they are exact on every CPU. Weights need their 8 bits more than val
 
 import re
 
-import numpy as np
 import onnx_ir as ir
 
-from heedful.export.constants import MICROSOFT, Nodes, constant
+from heedful.export.constants import MICROSOFT
+from heedful.export.integer_nodes import IntegerNodes, divisor
 
 _PRODUCT = "MatMulIntegerToFloat"
-# what is zero throughout is divided too
-_LEAST = 1e-12
-# how many, at most, the largest of frames is sought in before that of all
-_PARTS = 64
+# frames are cut into so many at most, whose largest are sought first
+_MOST_PARTS = 64
 
 
 def quantize_attention(model: ir.Model, pattern: str = "") -> None:
@@ -36,56 +34,6 @@ def quantize_attention(model: ir.Model, pattern: str = "") -> None:
             new = IntegerNodes(model)
             result = _attention(new, node)
             ir.convenience.replace_nodes_and_values(model.graph, node, [node], new.made, [node.outputs[0]], [result])
-
-
-class IntegerNodes(Nodes):
-    """Those that attention in integers takes."""
-
-    def apart(self, value: ir.Value, axis: int, count: int) -> list[ir.Value]:
-        """`value` cut into `count` parts of size 1 along `axis`."""
-        self.made.append(ir.node("Split", [value, self.integers(*[1] * count)], {"axis": axis}, num_outputs=count))
-        return list(self.made[-1].outputs)
-
-    def number(self, number: float) -> ir.Value:
-        """A number for values of four axes: with fewer of its own, onnxruntime meets those whose last axis is 1 one by
-        one, which takes fifty times as long.
-        """
-        return constant(self.model, f"number.{number!r}", np.full((1, 1, 1, 1), number, np.float32))
-
-    def one(self) -> ir.Value:
-        return constant(self.model, "one", np.asarray(1, np.float32))
-
-    def unsigned(self, number: int) -> ir.Value:
-        return constant(self.model, f"unsigned.{number}", np.asarray(number, np.uint8))
-
-    def centred(self, value: ir.Value, frames: int) -> ir.Value:
-        """`value` (..., frames, width) less its mean over the frames."""
-        # a product, because the operator for a mean over frames takes several times as long
-        shares = constant(self.model, f"mean.{frames}", np.full((1, frames), 1 / frames, np.float32))
-        return self("Sub", value, self("MatMul", shares, value))
-
-    def largest(self, value: ir.Value, *axes: int) -> ir.Value:
-        """The largest size along `axes`, which stay."""
-        return self("ReduceMax", self("Abs", value), self.integers(*axes), keepdims=1)
-
-    def unit(self, largest: ir.Value, most: int) -> ir.Value:
-        """What an integer stands for, if the `largest` number is to be `most` of them."""
-        return self("Max", self("Mul", largest, self.number(1 / most)), self.number(_LEAST))
-
-    def of_rows(
-        self,
-        value: ir.Value,
-        width: int,
-        unit: ir.Value,
-        zero: ir.Value | None = None,
-        kind: ir.DataType = ir.DataType.INT8,
-    ) -> ir.Value:
-        """`value` (..., width) in units of `unit` (..., 1), around `zero` (..., 1)."""
-        return self("QuantizeLinear", value, unit, zero, axis=-1, block_size=width, output_dtype=kind)
-
-    def of_columns(self, value: ir.Value, unit: ir.Value) -> ir.Value:
-        """`value` in units of `unit`, which is repeated along its first axes: int8."""
-        return self("QuantizeLinear", self("Div", value, unit), self.one(), output_dtype=ir.DataType.INT8)
 
 
 def _attention(new: IntegerNodes, node: ir.Node) -> ir.Value:
@@ -119,7 +67,7 @@ def _attention(new: IntegerNodes, node: ir.Node) -> ir.Value:
             (value_unit, row_by_row),  # (b, 1, 1, d)
         )
     ]
-    scaled = new("Mul", query_unit, new.number(node.attributes["scale"].as_float()))
+    scaled = new("Mul", query_unit, new.number(node.attributes["scale"].as_float(), 4))
     query_units = new.apart(new("Reshape", scaled, new.integers(heads)), 0, heads)
     found = (_head(new, frames, *each) for each in zip(query_units, *parts, strict=True))
     return new("Concat", *found, axis=-1)
@@ -128,7 +76,7 @@ def _attention(new: IntegerNodes, node: ir.Node) -> ir.Value:
 def _over_frames(new: IntegerNodes, value: ir.Value, frames: int, size: tuple[int, int]) -> ir.Value:
     """The largest of `value` (b, frames, *size) over all frames, (b, 1, *size)."""
     # in two steps: over an axis before which there is nothing, onnxruntime takes ten times as long
-    parts = max(count for count in range(1, _PARTS + 1) if frames % count == 0)
+    parts = divisor(frames, _MOST_PARTS)
     apart = new("Reshape", value, new.integers(0, parts, frames // parts, size[0] * size[1]))
     of_parts = new.largest(apart, 2)
     return new("Reshape", new("ReduceMax", of_parts, new.integers(1), keepdims=1), new.integers(0, 1, *size))
@@ -147,7 +95,7 @@ def _head(
     """One head's part of the output, (b, n, d)."""
     scores = new(_PRODUCT, queries, keys, query_unit, key_unit, new.unsigned(64), domain=MICROSOFT)
     weights = new("Softmax", scores, axis=-1)  # (b, 1, n, n)
-    unit = new("Mul", new("ReduceMax", weights, new.integers(-1), keepdims=1), new.number(1 / 255))
+    unit = new("Mul", new("ReduceMax", weights, new.integers(-1), keepdims=1), new.number(1 / 255, 4))
     whole = new.of_rows(weights, frames, unit, kind=ir.DataType.UINT8)
-    mixed = new(_PRODUCT, whole, values, new.one(), value_unit, new.unsigned(0), domain=MICROSOFT)
+    mixed = new(_PRODUCT, whole, values, new.number(1.0), value_unit, new.unsigned(0), domain=MICROSOFT)
     return new("Squeeze", new("Mul", mixed, unit), new.integers(1))

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from heedful.export.constants import constant
 from heedful.export.fold import attention_to_memory
-from heedful.export.integer_attention import IntegerNodes
+from heedful.export.integer_nodes import IntegerNodes, divisor
 
 # a block of keys should fit in the cache nearest to the core, and its columns in whole vectors
 _WIDEST = 320
@@ -62,7 +62,7 @@ def _keys(new: IntegerNodes, key: ir.Value) -> tuple[ir.Value, ir.Value, ir.Valu
     scales = new("Reshape", scale, row)
     ones = constant(new.model, f"memory.ones.{width}", np.ones((1, width), np.uint8))
     sums = new("Cast", new("Reshape", new("MatMulInteger", ones, keys), row), to=ir.DataType.FLOAT)
-    return keys, scales, new("Mul", new("Mul", sums, new.number(float(_ZERO))), scales)
+    return keys, scales, new("Mul", new("Mul", sums, new.number(float(_ZERO), 4)), scales)
 
 
 def attend_in_integers(model: ir.Model, pattern: str = "") -> None:
@@ -85,14 +85,14 @@ def attend_in_integers(model: ir.Model, pattern: str = "") -> None:
 def _attention(new: IntegerNodes, query: ir.Value, zeros: ir.Value, memory: Mapping[str, ir.Value]) -> ir.Value:
     """softmax(Q K^T) V of `query` (b, h, n, d): (b, h, n, d)."""
     width, frames = _sizes(query)[3], _sizes(memory["value"])[2]
-    scale = new("Mul", new.largest(query, -1), new.number(1 / (_ZERO - 1)))  # (b, h, n, 1)
+    scale = new("Mul", new.largest(query, -1), new.number(1 / (_ZERO - 1), 4))  # (b, h, n, 1)
     rounded = new.of_rows(query, width, scale, zeros, ir.DataType.UINT8)
     alone = new("Reshape", rounded, new.integers(0, 0, 0, 1, 1, width))
     product = new("Reshape", new("MatMulInteger", alone, memory["key"]), new.integers(0, 0, 0, frames))
     real = new("Mul", new("Cast", product, to=ir.DataType.FLOAT), memory["key_scale"])
     weights = new("Softmax", new("Mul", new("Sub", real, memory["key_offset"]), scale), axis=-1)  # (b, h, n, f)
     top = new("ReduceMax", weights, new.integers(-1), keepdims=1)
-    unit = new("Mul", top, new.number(1 / 255))
+    unit = new("Mul", top, new.number(1 / 255, 4))
     shares = new.of_rows(weights, frames, unit, kind=ir.DataType.UINT8)
     mixed = new("Cast", new("MatMulInteger", shares, memory["value"]), to=ir.DataType.FLOAT)
     return new("Mul", new("Mul", mixed, memory["value_scale"]), unit)
@@ -160,7 +160,7 @@ def _shape(part: str, key: ir.Value) -> ir.Shape:
 
 def _block(frames: int) -> int:
     """The largest divisor of `frames` that is no larger than a block may be."""
-    return max(size for size in range(1, min(frames, _WIDEST) + 1) if frames % size == 0)
+    return divisor(frames, _WIDEST)
 
 
 def _sizes(value: ir.Value) -> tuple[int | ir.SymbolicDim, int, int, int]:

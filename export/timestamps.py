@@ -42,7 +42,7 @@ def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value, *, rule: ir.Value, spe
 
     closing, earliest = (nodes("Gather", rule, nodes.integers(i), axis=1) for i in range(2))
     closing = nodes("Greater", closing, nodes.integers(0))
-    lowest, out = (_number(nodes, name, value) for name, value in (("lowest", _LOWEST), ("out", -np.inf)))
+    lowest, out = nodes.number(_LOWEST), nodes.number(-np.inf)
     all_stamps = columns(nodes, logits, lambda value: _slice(nodes, value, first, size), size - first)
     may = nodes("GreaterOrEqual", constant(nodes.model, "speech.stamps", np.arange(first, size)), earliest)
     stamps = nodes("Where", may, all_stamps, lowest)
@@ -95,7 +95,3 @@ def _total(nodes: Nodes, logits: ir.Value) -> ir.Value:
 
 def _slice(nodes: Nodes, logits: ir.Value, start: int, end: int) -> ir.Value:
     return nodes("Slice", logits, nodes.integers(start), nodes.integers(end), nodes.integers(1))
-
-
-def _number(nodes: Nodes, name: str, value: float) -> ir.Value:
-    return constant(nodes.model, f"speech.{name}", np.asarray(value, np.float32))
