@@ -5,12 +5,15 @@ stands for. The map that reads it can take a part of that over: each channel is 
 the map that it is multiplied with is multiplied by it. Source: Xiao et al. 2022, SmoothQuant, arXiv 2211.10438, whose
 sizes of activations are measured; here the normalisation's own weights say them, so no data is needed.
 
-It is for encoders, whose maps have one scale a column: the blocks of a speech decoder lose by it more than they gain.
+It is for encoders, whose maps have one scale a column, and for the embedding as the matrix of the logits: the blocks of
+a speech decoder's other maps lose by it more than they gain.
 """
 
 import torch
 from torch import Tensor, nn
 
+from heedful.models.positions import Learned
+from heedful.models.text import TokenDecoder
 from heedful.models.transformer import EncoderLayer
 
 # how much of the difference the map takes over, and how many standard deviations the largest number is away
@@ -38,3 +41,28 @@ def _smooth(norm: nn.Module, linear: nn.Linear) -> None:
     if bias is not None:
         bias /= factor
     linear.weight *= factor
+
+
+@torch.no_grad()
+def smooth_logits(decoder: TokenDecoder) -> None:
+    """Make what the logits are computed from more alike, in place, where the embedding is their matrix, a normalisation
+    comes before and learned positions after it.
+
+    The embedding also loses its mean over the vocabulary, which positions get: logits change by one number, the same
+    for all tokens, on which no probability depends. In some channels it is ten times what tokens differ by.
+    """
+    norm, positions = decoder.norm, decoder.positions
+    if decoder.output is not None or not isinstance(norm, nn.LayerNorm) or not isinstance(positions, Learned):
+        return
+    if not isinstance(decoder.transform, nn.Identity) or decoder.config.zero_start:
+        return
+    table = decoder.tokens.weight
+    mean = table.mean(0)
+    table -= mean
+    positions.weight += mean * decoder.config.embedding_scale
+    # both sides of the product as large as each other: what is rounded to a few bits is the embedding as well
+    factor = ((norm.weight**2 + norm.bias**2).sqrt().clamp_min(_LEAST) / table.std(0).clamp_min(_LEAST)).sqrt()
+    table *= factor
+    norm.weight.div_(factor)
+    norm.bias.div_(factor)
+    decoder.spread = 1 / factor

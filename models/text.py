@@ -59,6 +59,9 @@ class Stack(nn.Module):
         self.config = config
         width, slots = config.layer.width, config.max_positions + config.position_offset
         self.tokens = nn.Embedding(config.vocabulary, width)
+        # what each channel of an embedding is multiplied by, where it is not stored as it is read
+        self.spread: Tensor | None
+        self.register_buffer("spread", None, persistent=False)
         if config.zero_start:
             # looked up by position: an operator less than to compare, and two less to make that a factor
             self.register_buffer("started", (torch.arange(slots) > 0).float()[:, None], persistent=False)
@@ -76,6 +79,8 @@ class Stack(nn.Module):
         """tokens, positions (b or 1, n), int -> (b, n, width)."""
         config = self.config
         x = self.tokens(tokens) * config.embedding_scale
+        if self.spread is not None:
+            x = x * self.spread
         if config.zero_start:
             x = x * F.embedding(positions, self.get_buffer("started"))
         if config.positions != "relative":

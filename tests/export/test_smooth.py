@@ -1,13 +1,15 @@
 """An encoder whose channels were made more alike, beside the same encoder before."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from heedful.export.smooth import smooth
+from heedful.export.smooth import smooth, smooth_logits
+from heedful.models.text import StackConfig, TokenDecoder
 from heedful.models.transformer import EncoderLayer, LayerConfig
 
 KINDS: list[dict[str, Any]] = [{}, {"norm": "rms", "bias": False, "gated": True, "activation": "silu"}]
@@ -79,3 +81,68 @@ def test_a_channel_that_is_always_zero_is_no_trouble() -> None:
     smooth(model)
     x = torch.randn(1, 4, 32)
     torch.testing.assert_close(model(x), before(x), rtol=1e-4, atol=1e-5)
+
+
+STACK = StackConfig(
+    vocabulary=300, layers=1, layer=LayerConfig(32, 4, 64), positions="learned", max_positions=20, final_norm=True
+)
+
+
+def decoder(**kinds: Any) -> TokenDecoder:
+    """A decoder whose embedding has a large mean in a channel and whose norm has channels of unlike size."""
+    torch.manual_seed(1)
+    made = TokenDecoder(replace(STACK, **kinds)).eval()
+    made.tokens.weight.data.mul_(0.02)[:, 3] += 0.5
+    if isinstance(made.norm, nn.LayerNorm):
+        made.norm.weight.data.uniform_(1, 2)[5] = 40
+        made.norm.bias.data.normal_()
+    return made
+
+
+@pytest.mark.parametrize("scale", [1.0, 32**0.5])
+@torch.no_grad()
+def test_logits_change_by_one_number_and_embeddings_not_at_all(scale: float) -> None:
+    before = decoder(embedding_scale=scale).double()
+    after = copy.deepcopy(before)
+    smooth_logits(after)
+    tokens, positions = torch.randint(300, (2, 7)), torch.arange(7)[None]
+    torch.testing.assert_close(after.embed(tokens, positions), before.embed(tokens, positions), rtol=1e-9, atol=1e-9)
+    x = torch.randn(2, 7, 32, dtype=torch.float64)
+    found, expected = (each.logits(each.norm(x)).double() for each in (after, before))
+    difference = found - expected
+    assert difference.abs().max() > 1
+    torch.testing.assert_close(difference, difference.mean(-1, keepdim=True).expand_as(difference), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_rounding_costs_logits_less() -> None:
+    """One scale for each hidden state, one for each row of the embedding, which is looked up in the same integers."""
+    before = decoder()
+    after = copy.deepcopy(before)
+    smooth_logits(after)
+    x, tokens, positions = torch.randn(50, 32), torch.arange(300)[None], torch.zeros(1, 1, dtype=torch.int64)
+    embeddings = before.embed(tokens, positions)
+    errors = []
+    for each in (before, after):
+        read, table = each.norm(x), each.tokens.weight
+        exact = read @ table.T
+        error = rounded(read, 1) @ rounded(table, 1).T - exact
+        errors.append(float((error - error.mean(1, keepdim=True)).norm()))
+        table.copy_(rounded(table, 1))
+        errors.append(float((each.embed(tokens, positions) - embeddings).norm()))
+    assert errors[2] < 0.5 * errors[0]
+    assert errors[3] < errors[1]
+
+
+@pytest.mark.parametrize(
+    "kinds", [{"tied": False}, {"final_norm": False}, {"positions": "sinusoidal"}, {"zero_start": True},
+              {"output_transform": True}]
+)  # fmt: skip
+@torch.no_grad()
+def test_decoders_of_other_kinds_are_left_alone(kinds: dict[str, Any]) -> None:
+    before = decoder(**kinds)
+    after = copy.deepcopy(before)
+    smooth_logits(after)
+    assert after.spread is None
+    for mine, own in zip(after.parameters(), before.parameters(), strict=True):
+        assert torch.equal(mine, own)
