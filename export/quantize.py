@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from heedful.export.constants import MICROSOFT, constant
+from heedful.export.constants import MICROSOFT, Nodes, constant
 from heedful.export.scales import column_scales, in_units
 
 _BLOCKS = (64, 32, 16)
@@ -68,22 +68,20 @@ def quantize_blockwise(model: ir.Model, pattern: str = "") -> None:
         replace(model, node, add, product)
         assert source is not None
         for lookup in [use.node for use in source.uses() if use.node.op_type == "Gather"]:
-            _look_up(model, lookup, packed, scales, k)
+            nodes, index = Nodes(model), lookup.inputs[1]
+            assert index is not None
+            look_up(nodes, packed, scales, index)
+            replace(model, lookup, None, *nodes.made)
 
 
-def _look_up(model: ir.Model, gather: ir.Node, packed: ir.Value, scales: ir.Value, width: int) -> None:
-    """Rows of the quantized matrix, back in float32: (code - 128) * scale, block by block."""
-    codes = ir.node("Gather", [packed, gather.inputs[1]], {"axis": 0})
-    factors = ir.node("Gather", [scales, gather.inputs[1]], {"axis": 0})
-    signed = ir.node("Cast", codes.outputs, {"to": ir.DataType.FLOAT})
-    zero = constant(model, "embedding.zero_point", np.asarray(128, np.float32))
-    centred = ir.node("Sub", [signed.outputs[0], zero])
-    last = constant(model, "embedding.last_axis", np.asarray([-1], np.int64))
-    column = ir.node("Unsqueeze", [factors.outputs[0], last])
-    scaled = ir.node("Mul", [centred.outputs[0], column.outputs[0]])
-    shape = constant(model, "embedding.shape", np.asarray([0, 0, width], np.int64))
-    rows = ir.node("Reshape", [scaled.outputs[0], shape])
-    replace(model, gather, None, codes, factors, signed, centred, column, scaled, rows)
+def look_up(nodes: Nodes, packed: ir.Value, scales: ir.Value, index: ir.Value) -> ir.Value:
+    """Rows (..., k) float32 of a quantized matrix (n, k): (code - 128) * scale, block by block, at index (b, n)."""
+    assert packed.shape is not None
+    width = int(packed.shape[1]) * int(packed.shape[2])  # type: ignore[arg-type]
+    codes, factors = (nodes("Gather", value, index, axis=0) for value in (packed, scales))
+    centred = nodes("Sub", nodes("Cast", codes, to=ir.DataType.FLOAT), nodes.number(128.0))
+    scaled = nodes("Mul", centred, nodes("Unsqueeze", factors, nodes.integers(-1)))
+    return nodes("Reshape", scaled, nodes.integers(0, 0, width))
 
 
 def products(model: ir.Model, pattern: str) -> list[tuple[ir.Node, NDArray[np.float32]]]:

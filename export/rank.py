@@ -36,6 +36,8 @@ class Ranked(NamedTuple):
 
 Ranker = Callable[[Nodes, ir.Value, ir.Value], Ranked]
 """Makes nodes for logits and how many of each row are wanted."""
+Whole = Callable[[Nodes], ir.Value]
+"""Makes nodes for all logits."""
 
 # of what is said of rows: dtypes, and axes beside that of the rows
 _OUTPUTS: dict[str, tuple[ir.DataType, list[str]]] = {
@@ -53,7 +55,7 @@ def rank_logits(model: ir.Model, *, row_by_row: bool = False) -> None:
     hand_over(model, _by_number if row_by_row else _together)
 
 
-def hand_over(model: ir.Model, ranker: Ranker, *inputs: ir.Value) -> None:
+def hand_over(model: ir.Model, ranker: Ranker, *inputs: ir.Value, whole: Whole | None = None) -> None:
     """Give the decoder `model`, in place, an input `best` (1,) int64, how many logits of each row are wanted.
 
     Its outputs, beside `logits` (m, vocabulary): `best_logits` (m, best) float32 in falling order, their `best_tokens`
@@ -67,10 +69,10 @@ def hand_over(model: ir.Model, ranker: Ranker, *inputs: ir.Value) -> None:
     count = logits.shape[0] if logits.shape is not None else None
     best = ir.Value(name="best", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
     graph.inputs.extend([best, *inputs])
-    choice = _choice(model, logits, best, ranker)
-    whole, *said = choice.outputs
-    whole.name, whole.type, whole.shape = "logits", ir.TensorType(ir.DataType.FLOAT), logits.shape
-    graph.outputs[graph.outputs.index(logits)] = whole
+    choice = _choice(model, logits, best, ranker, whole or (lambda nodes: again(nodes, logits)))
+    everything, *said = choice.outputs
+    everything.name, everything.type, everything.shape = "logits", ir.TensorType(ir.DataType.FLOAT), logits.shape
+    graph.outputs[graph.outputs.index(logits)] = everything
     for node in reversed(_product(logits)[1]):
         graph.remove(node, safe=True)
     # not every ranker says all of it
@@ -79,20 +81,22 @@ def hand_over(model: ir.Model, ranker: Ranker, *inputs: ir.Value) -> None:
     graph.outputs.extend(said)
 
 
-def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, ranker: Ranker) -> ir.Node:
+def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, ranker: Ranker, whole: Whole) -> ir.Node:
     """The node, put into the graph, whose outputs are all logits and nothing ranked, or the other way round."""
     outer, some, everything = Nodes(model), Nodes(model), Nodes(model)
     start = outer.integers(0)
     ranked = [value for value in ranker(some, logits, best) if value is not None]
-    then = [some("Slice", _product(logits)[0], start, start, start), *ranked]
-    whole = everything("Identity", again(everything, logits))
-    whole.shape, whole.type = logits.shape, logits.type
-    total = log_total(everything, whole)
+    assert logits.shape is not None
+    size = logits.shape[1]
+    then = [_nothing(some, np.float32, size if isinstance(size, int) else 0), *ranked]
+    made = everything("Identity", whole(everything))
+    made.shape, made.type = logits.shape, logits.type
+    total = log_total(everything, made)
     # what rules allow is not known where all logits are asked for
     totals = [total, *(everything("Identity", total) for _ in ranked[3:])]
     branches = [
         ir.AttrGraph("then_branch", some.body("rank.some", [], then)),
-        ir.AttrGraph("else_branch", everything.body("rank.all", [], [whole, *_none(everything), *totals])),
+        ir.AttrGraph("else_branch", everything.body("rank.all", [], [made, *_none(everything), *totals])),
     ]
     choice = ir.Node("", "If", [outer("Greater", best, start)], branches, num_outputs=len(then))
     model.graph.extend([*outer.made, choice])
@@ -140,10 +144,13 @@ def _row_by_row(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
 
 def _none(nodes: Nodes) -> tuple[ir.Value, ir.Value]:
     """No logits and no tokens, (0, 0) each."""
-    shape = nodes.integers(0, 0)
-    zero = constant(nodes.model, "rank.zero", np.zeros(1, np.float32))
-    number = constant(nodes.model, "rank.number", np.zeros(1, np.int64))
-    return nodes("Expand", zero, shape), nodes("Expand", number, shape)
+    return _nothing(nodes, np.float32, 0), _nothing(nodes, np.int64, 0)
+
+
+def _nothing(nodes: Nodes, kind: type[np.float32] | type[np.int64], width: int) -> ir.Value:
+    """No rows, of so many columns."""
+    one = constant(nodes.model, f"rank.one.{kind.__name__}", np.ones((1, 1), kind))
+    return nodes("Expand", one, nodes.integers(0, width))
 
 
 def _product(logits: ir.Value) -> tuple[ir.Value, Sequence[ir.Node]]:
@@ -182,9 +189,14 @@ def columns(nodes: Nodes, logits: ir.Value, cut: Callable[[ir.Value], ir.Value],
 def rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
     """The `best` (1,) int64 largest of `logits` (m, vocabulary), and the sum of all, as nodes of a graph."""
     largest, tokens = top(nodes, logits, best)
-    highest, token = (nodes("Gather", value, nodes.integers(0), axis=1) for value in (largest, tokens))
-    normalised = nodes("GatherElements", nodes("LogSoftmax", logits, axis=-1), token, axis=1)
-    return Ranked(largest, tokens, nodes("Squeeze", nodes("Sub", highest, normalised), nodes.integers(-1)))
+    return Ranked(largest, tokens, total_of(nodes, logits, largest, tokens))
+
+
+def total_of(nodes: Nodes, logits: ir.Value, some: ir.Value, tokens: ir.Value) -> ir.Value:
+    """log(sum(exp(logits))) (m,), given a few of the logits, large ones, and where they are, (m, n) each."""
+    one, place = (nodes("Gather", value, nodes.integers(0), axis=1) for value in (some, tokens))
+    normalised = nodes("GatherElements", nodes("LogSoftmax", logits, axis=-1), place, axis=1)
+    return nodes("Squeeze", nodes("Sub", one, normalised), nodes.integers(-1))
 
 
 def top(nodes: Nodes, logits: ir.Value, best: ir.Value) -> tuple[ir.Value, ir.Value]:

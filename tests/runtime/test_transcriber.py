@@ -75,8 +75,9 @@ def test_rules_in_the_graph_are_those_of_the_host(
     assert [(one.start, one.end, one.text) for one in found.segments] == [
         (one.start, one.end, one.text) for one in expected.segments
     ]
+    # the graph leaves out what is never written before it looks at the likeliest again
     assert [one.avg_logprob for one in found.segments] == pytest.approx(
-        [one.avg_logprob for one in expected.segments], abs=1e-5
+        [one.avg_logprob for one in expected.segments], abs=1e-4
     )
 
 
