@@ -24,6 +24,7 @@ TEXT := --rival-python $(RIVALS)/text/bin/python
 BENCH_caption_examples = captioner $(PICTURES) build/captions
 BENCH_caption_quality = $(PICTURES) captioner captioner-fp32
 BENCH_caption_speed = $(PICTURES)/images $(OPTIMUM)
+BENCH_speech_agreement = $(LONG)
 BENCH_speech_floor = $(AUDIO)
 BENCH_speech_memory = $(AUDIO) $(FASTER_WHISPER)
 BENCH_speech_quality = $(CLIPS) $(LONG) $(FASTER_WHISPER)

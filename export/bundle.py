@@ -22,13 +22,14 @@ from heedful.export.plan import BEAMS, GREEDY, quantize
 from heedful.export.rank import rank_logits
 from heedful.export.shortlist import FILE as SHORTLIST
 from heedful.export.shortlist import SHORT, Shortlist, keep_to_words, shorten
-from heedful.export.smooth import smooth
+from heedful.export.smooth import smooth, smooth_logits
 from heedful.export.storage import store
 from heedful.export.trace import trace
 from heedful.export.unfold import unfold_convolutions
-from heedful.runtime.bundle import MANIFEST, VERSION, Bundle, read_manifest, sha256
+from heedful.runtime.bundle import MANIFEST, VERSION, Bundle, read_manifest
 from heedful.runtime.errors import BundleError, ExportError, OutdatedBundleError
 from heedful.runtime.home import home, is_name
+from heedful.runtime.verified import sha256
 
 Precision = Literal["fp32", "int8", "fp16"]
 Report = Callable[[str], None]
@@ -87,6 +88,7 @@ def _write(checkpoint: Checkpoint, family: Family, folder: Path, precision: Prec
     drop_zeros(model)
     if precision == "int8":
         smooth(model.encoder)
+        smooth_logits(model.decoder)
     tokenizers = family.tokenizers(checkpoint)
     for name, tokenizer in tokenizers.items():
         tokenizer.save(str(folder / name), pretty=False)

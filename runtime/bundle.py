@@ -1,6 +1,5 @@
 """A bundle on disk: graphs, weights, tokenizer and the manifest that says what they are."""
 
-import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from heedful.runtime.errors import BundleError, OutdatedBundleError
 from heedful.runtime.home import home, listed, locate
+from heedful.runtime.verified import Verified, sha256
 
 MANIFEST = "bundle.json"
 VERSION = 7
@@ -29,9 +29,10 @@ class Bundle:
         return self.path / name
 
 
-def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
+def open_bundle(name_or_path: str | os.PathLike[str], *, remembered: bool = False) -> Bundle:
     """Find, read and verify a bundle: every file must be there, with the size and SHA-256 that the manifest states.
 
+    With `remembered` large files that had it before and were not touched since (runtime/verified.py) are not read.
     Raises BundleError when it is missing, altered, of another version, or not a bundle.
     """
     path = locate(name_or_path, "bundles")
@@ -42,8 +43,11 @@ def open_bundle(name_or_path: str | os.PathLike[str]) -> Bundle:
             f"(there: {known}); `heedful export CHECKPOINT BUNDLE` makes one"
         )
     manifest = read_manifest(path)
+    verified = Verified() if remembered else None
     for name, expected in manifest["files"].items():
-        _verify(path, name, expected)
+        _verify(path, name, expected, verified)
+    if verified is not None:
+        verified.save()
     return Bundle(path, manifest)
 
 
@@ -75,7 +79,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _verify(folder: Path, name: str, expected: Any) -> None:
+def _verify(folder: Path, name: str, expected: Any, verified: Verified | None) -> None:
     # a manifest may come from a stranger: it must not make the runtime read elsewhere
     path = folder / name
     if name != Path(name).name or path.resolve().parent != folder.resolve():
@@ -84,13 +88,11 @@ def _verify(folder: Path, name: str, expected: Any) -> None:
         raise BundleError(f"{folder} lacks {name}: copy the whole bundle, or export it again")
     if not isinstance(expected, dict) or not {"sha256", "bytes"} <= expected.keys():
         raise BundleError(f"{folder / MANIFEST} does not state the size and SHA-256 of {name}: export the bundle again")
+    if verified is not None and (path, expected["sha256"]) in verified:
+        return
     if path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
         raise BundleError(
             f"{path} is not the file that the bundle was made with: copy the bundle again, or export it again"
         )
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if verified is not None:
+        verified.add(path, expected["sha256"])

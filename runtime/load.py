@@ -62,7 +62,7 @@ def load(
     for name, value in (("rows", rows), ("queue", queue)):
         if value is not None and not 1 <= value <= 1024:
             raise InputError(f"{name} must be a whole number from 1 to 1024, not {value!r}")
-    opened = open_bundle(bundle)
+    opened = open_bundle(bundle, remembered=True)
     task = opened.manifest["task"]
     if task not in TASKS:
         raise BundleError(f"{opened.path} is for the task {task!r}, which this Heedful does not know: upgrade heedful")
