@@ -92,13 +92,16 @@ def _write(checkpoint: Checkpoint, family: Family, folder: Path, precision: Prec
     tokenizers = family.tokenizers(checkpoint)
     for name, tokenizer in tokenizers.items():
         tokenizer.save(str(folder / name), pretty=False)
+    texts = family.texts(tokenizers)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
     description = family.describe(checkpoint, model, tokenizers)
     shortlist = family.shortlist(checkpoint, model)
     graphs = _graphs(model, family, description, precision, report)
     shape = _decoder_shape(model, precision) | _memory_shape(graphs["decoder"])
     # for a core's cache; a GPU has others
     row_by_row = precision == "int8"
-    files = [*_stored(graphs, family, row_by_row, shortlist, description, folder), *tokenizers]
+    files = [*_stored(graphs, family, row_by_row, shortlist, description, folder), *tokenizers, *texts]
     manifest: dict[str, Any] = {
         "heedful": VERSION,
         "task": family.task,

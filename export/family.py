@@ -56,10 +56,10 @@ class Family:
     """One architecture.
 
     `recognises` says whether a checkpoint holds it; `load` builds the model, float32; `tokenizers` are the files of a
-    bundle that hold its tokenizers, by name; `describe` is what the runtime must know, and `section` where bundle.json
-    has it; `graphs` are what is to be traced, `subject` what is to be checked of the bundle. `plan` is how int8
-    bundles are quantized. `shortlist` is the checkpoint's, if it has one. `rank` has a decoder hand over its best
-    logits by rules of the family's own.
+    bundle that hold its tokenizers, by name, and `texts` further files; `describe` is what the runtime must know, and
+    `section` where bundle.json has it; `graphs` are what is to be traced, `subject` what is to be checked of the
+    bundle. `plan` is how int8 bundles are quantized. `shortlist` is the checkpoint's, if it has one. `rank` has a
+    decoder hand over its best logits by rules of the family's own.
     """
 
     name: str
@@ -73,4 +73,5 @@ class Family:
     graphs: Callable[[Any, dict[str, Any]], list[Graph]]
     subject: Callable[[Any, Bundle], Subject]
     shortlist: Callable[[Checkpoint, Any], Shortlist | None] = lambda checkpoint, model: None
+    texts: Callable[[dict[str, Tokenizer]], dict[str, str]] = lambda tokenizers: {}
     rank: Callable[[ir.Model, dict[str, Any]], None] | None = None

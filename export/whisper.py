@@ -1,5 +1,6 @@
 """The Whisper family: names of its weights in each format, its sizes, and what the runtime must know of it."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from heedful.runtime.engine.device import choose_device
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.errors import CheckpointError
 from heedful.runtime.speech.audio import SAMPLE_RATE, read_audio
-from heedful.runtime.speech.model import SpeechModel
+from heedful.runtime.speech.model import VOCABULARY, SpeechModel
 
 FIXTURE = Path(__file__).with_name("fixture.flac")
 
@@ -270,6 +271,13 @@ def tokenizers(checkpoint: Checkpoint) -> dict[str, Tokenizer]:
     return {"tokenizer.json": tokenizer}
 
 
+def vocabulary(tokenizers: dict[str, Tokenizer]) -> dict[str, str]:
+    """The token of each id in a file of its own, which is read in a fraction of the time that the tokenizer takes."""
+    tokenizer = tokenizers["tokenizer.json"]
+    tokens = [tokenizer.id_to_token(i) or "" for i in range(max(tokenizer.get_vocab().values()) + 1)]
+    return {VOCABULARY: json.dumps(tokens)}
+
+
 def fixture_windows(count: int, samples: int) -> list[NDArray[np.float32]]:
     """`count` different waveforms (at most `samples`,): the fixture from a second further on each time."""
     speech = np.concatenate(list(read_audio(FIXTURE)))
@@ -309,5 +317,6 @@ FAMILY = Family(
     describe=describe,
     graphs=graphs,
     subject=subject,
+    texts=vocabulary,
     rank=rank_speech,
 )

@@ -1,5 +1,6 @@
 """A Whisper bundle opened: its graphs behind four verbs, encode, decode, detect and align."""
 
+import json
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -13,6 +14,9 @@ from heedful.runtime.engine.search import Limits, Sample
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.speech.tokens import SpeechTokens
 
+VOCABULARY = "vocabulary.json"
+"""The bundle's file with the token of each id, as the tokenizer has it."""
+
 
 class SpeechModel(Model):
     """What one bundle knows of speech, beside its graphs."""
@@ -25,8 +29,19 @@ class SpeechModel(Model):
         self.frame: float = speech["audio"]["frame"]
         self.suppress: list[int] = speech["suppress"]
         self.suppress_first: list[int] = speech["suppress_first"]
-        tokenizer = Tokenizer.from_file(str(self.bundle.file("tokenizer.json")))
-        self.tokens = SpeechTokens(tokenizer, speech["tokens"], self.shape.positions)
+        self.tokens = SpeechTokens(
+            lambda: Tokenizer.from_file(str(self.bundle.file("tokenizer.json"))),
+            speech["tokens"],
+            self.shape.positions,
+            self._vocabulary(),
+        )
+
+    def _vocabulary(self) -> list[str] | None:
+        """The token of each id, which bundles of earlier versions leave to the tokenizer."""
+        if VOCABULARY not in self.bundle.manifest["files"]:
+            return None
+        tokens: list[str] = json.loads(self.bundle.file(VOCABULARY).read_text(encoding="utf-8"))
+        return tokens
 
     @property
     def decoders(self) -> dict[str, Callable[[int], Decoder]]:

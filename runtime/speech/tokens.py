@@ -1,12 +1,13 @@
 """Whisper's tokens: the special ones, the prompt they make, and text from ids."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from string import punctuation
 from typing import Any
 from unicodedata import category
 
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, decoders
 
 from heedful.runtime.errors import InputError
 from heedful.runtime.speech.options import TranscribeOptions
@@ -33,12 +34,29 @@ class SpecialTokens:
 
 
 class SpeechTokens:
-    """Tokenizer and special tokens of one model. Ids below `special.end` are text."""
+    """Tokenizer and special tokens of one model. Ids below `special.end` are text.
 
-    def __init__(self, tokenizer: Tokenizer, special: dict[str, Any], positions: int) -> None:
-        self.tokenizer = tokenizer
+    What `tokenizer` opens takes as long to read as all that Python imports, and is opened where text becomes ids; for
+    text from ids its `vocabulary`, the token of each id, is enough.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Callable[[], Tokenizer],
+        special: dict[str, Any],
+        positions: int,
+        vocabulary: Sequence[str] | None = None,
+    ) -> None:
+        self._open = tokenizer
         self.special = SpecialTokens(**special)
         self.positions = positions
+        self._vocabulary = vocabulary
+        self._decoder = decoders.ByteLevel()
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The whole tokenizer."""
+        return self._open()
 
     @property
     def multilingual(self) -> bool:
@@ -77,7 +95,10 @@ class SpeechTokens:
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of `tokens`, special tokens left out."""
-        return str(self.tokenizer.decode([token for token in tokens if token < self.special.end]))
+        texts = [token for token in tokens if token < self.special.end]
+        if self._vocabulary is None:
+            return str(self.tokenizer.decode(texts))
+        return str(self._decoder.decode([self._vocabulary[token] for token in texts]))
 
     def words(self, tokens: Sequence[int], language: str) -> list[tuple[str, list[int]]]:
         """Text `tokens` as words, each with its tokens; where a language writes no spaces, as characters."""

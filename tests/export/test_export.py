@@ -41,7 +41,7 @@ from heedful.runtime.speech.model import SpeechModel
 hf: Any = transformers
 
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-FILES = {"weights.bin", "encoder.onnx", "decoder.onnx", "aligner.onnx", "tokenizer.json"}
+FILES = {"weights.bin", "encoder.onnx", "decoder.onnx", "aligner.onnx", "tokenizer.json", "vocabulary.json"}
 HEADS = [[1, 2], [0, 0]]
 
 

@@ -1,5 +1,6 @@
 """Words and prompts from tokens of a byte-level tokenizer, one of whose tokens ends in the middle of a character."""
 
+import json
 import re
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from heedful.export.whisper import vocabulary
 from heedful.runtime.errors import InputError
 from heedful.runtime.speech.options import Task, TranscribeOptions
 from heedful.runtime.speech.tokens import SpeechTokens
@@ -42,11 +44,11 @@ def byte_tokenizer() -> Tokenizer:
 TOKENIZER = byte_tokenizer()
 
 
-def speech_tokens(languages: tuple[str, ...] = LANGUAGES) -> SpeechTokens:
+def speech_tokens(languages: tuple[str, ...] = LANGUAGES, vocabulary: list[str] | None = None) -> SpeechTokens:
     special = {field: TOKENIZER.token_to_id(f"<|{name}|>") for field, name in NAMES.items()}
     ids = {language: TOKENIZER.token_to_id(f"<|{language}|>") for language in languages}
     first = {"first_timestamp": TOKENIZER.get_vocab_size()}
-    return SpeechTokens(TOKENIZER, special | {"languages": ids} | first, POSITIONS)
+    return SpeechTokens(lambda: TOKENIZER, special | {"languages": ids} | first, POSITIONS, vocabulary)
 
 
 TOKENS = speech_tokens()
@@ -66,6 +68,14 @@ MIXED = st.lists(st.sampled_from([" ", "hi", "你", "好", "é", "e\u0301", "�
     "".join
 )
 SPOKEN = MIXED | st.text(max_size=20)
+
+
+@given(ids=st.lists(st.integers(0, TOKENIZER.get_vocab_size() - 1), max_size=30))
+def test_the_vocabulary_alone_writes_what_the_tokenizer_writes(ids: list[int]) -> None:
+    """Of ids in any order: most are no whole characters."""
+    alone = speech_tokens(vocabulary=json.loads(vocabulary({"tokenizer.json": TOKENIZER})["vocabulary.json"]))
+    alone.__dict__["tokenizer"] = None  # not to be asked
+    assert alone.text(ids) == TOKENS.text(ids) == TOKENIZER.decode(ids)
 
 
 @given(text=SPOKEN, language=st.sampled_from(["en", "zh"]))
