@@ -16,7 +16,7 @@ from heedful.export.constants import MICROSOFT, Nodes, constant
 from heedful.export.quantize import look_up
 from heedful.export.rank import Ranked, in_order, top, total_of
 
-# tokens that are looked at again; the likeliest of all was never behind the fourth (docs/quality.md)
+# tokens that are looked at again; the likeliest of all was never behind the third (docs/quality.md)
 _AGAIN = 32
 # units that a block's largest number may be, of which the one with the least error is taken
 _REACH = np.array([1, 0.95, 0.9, 0.85], np.float32) / -8
