@@ -82,12 +82,14 @@ def encoder_work(model: SpeechModel) -> tuple[float, float]:
 
 
 def step_bytes(model: SpeechModel) -> float:
-    """Bytes that one step of one input reads: weights of 8 bits with a scale for 64, and what cross-attention reads."""
+    """Bytes that one step of one input reads: weights of 8 bits with a scale for 64, the embedding, which has 4, and
+    what cross-attention reads.
+    """
     shape = model.shape
     width = shape.heads * shape.head_dim
-    weights = shape.layers * 14 * width**2 + shape.vocabulary * width
+    weights, embedding = shape.layers * 14 * width**2, shape.vocabulary * width
     memory = sum(np.dtype(dtype).itemsize * prod(size) for dtype, size in shape.memory.values())
-    return weights * (1 + 4 / 64) + shape.layers * memory
+    return weights * (1 + 4 / 64) + embedding * (1 / 2 + 4 / 64) + shape.layers * memory
 
 
 def measured(transcriber: Transcriber, audio: str) -> tuple[float, float]:
