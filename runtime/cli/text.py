@@ -10,12 +10,12 @@ import typer
 from PIL import Image
 from tqdm import tqdm
 
-from heedful.runtime.cli.output import open_output
 from heedful.runtime.drawing.explain import explain as draw
 from heedful.runtime.drawing.explain import save
 from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import InputError
 from heedful.runtime.load import load
+from heedful.runtime.output import open_output
 from heedful.runtime.text.lines import read_lines
 from heedful.runtime.text.writer import Summarizer, Writer
 

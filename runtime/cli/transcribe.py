@@ -12,13 +12,13 @@ import typer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from heedful.runtime.cli.output import open_output
 from heedful.runtime.drawing.explain import explain as draw
 from heedful.runtime.drawing.explain import save, targets_of
 from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import HeedfulError, InputError
 from heedful.runtime.home import sample
 from heedful.runtime.load import TASKS, load
+from heedful.runtime.output import open_output
 from heedful.runtime.speech.audio import read_audio
 from heedful.runtime.speech.formats import writer
 from heedful.runtime.speech.options import Task

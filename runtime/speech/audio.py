@@ -198,7 +198,7 @@ def _container(file: BinaryIO, name: str) -> InputContainer:
     if head[:4] == b"RIFF" and head[8:] == b"WAVE":
         # FFmpeg would read ten times as much to see whether another codec hides in plain samples, for 15 ms
         options["probesize"] = "32768"
-        # and hand over 2,048 samples at a time
+        # and hand over but 2,048 samples at a time
         options["max_size"] = "65536"
     try:
         return av.open(view, "r", options=options, metadata_errors="replace")

@@ -38,7 +38,8 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(path.name)
         return sha256(path)
 
-    monkeypatch.setattr("heedful.runtime.bundle.sha256", spy)
+    for module in ("bundle", "verified"):
+        monkeypatch.setattr(f"heedful.runtime.{module}.sha256", spy)
     return found
 
 

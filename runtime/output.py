@@ -1,4 +1,4 @@
-"""Where commands write."""
+"""Files that are there only once they are whole."""
 
 import os
 import sys
