@@ -1,4 +1,4 @@
-"""Convolutions over time as matrix products: frames side by side, times all taps of the kernel at once.
+"""Convolutions over time as matrix products: frames side by side, times taps of the kernel.
 
 onnxruntime's convolution adds up in an order that depends on the number of threads, and its matrix products do not. A
 product can be quantized, too.
@@ -14,7 +14,9 @@ _PLAIN = {"group": 1, "dilations": (1,), "auto_pad": "NOTSET"}
 
 
 def unfold_convolutions(model: ir.Model) -> None:
-    """Put products in place of the convolutions (b, c, t) of `model` whose kernel is constant and not dilated."""
+    """Put products in place of the convolutions (b, c, t) of `model` whose kernel is constant and not dilated and whose
+    `t` is known.
+    """
     for node in [node for node in model.graph if node.op_type == "Conv" and _is_plain(node)]:
         new = Nodes(model)
         output = _unfolded(new, node)
@@ -33,16 +35,51 @@ def _unfolded(new: Nodes, node: ir.Node) -> ir.Value:
     assert kernel is not None
     assert kernel.const_value is not None
     weight = kernel.const_value.numpy()  # (out, c, taps)
-    taps = weight.shape[2]
-    (stride,) = node.attributes["strides"].as_ints()
-    time, step = new.integers(1), new.integers(stride)
-    padding = new.integers(*node.attributes["pads"].as_ints())
-    padded = new("Pad", _frames(source) or new("Transpose", source, perm=_SWAP), padding, None, time)
-    ends = [tap + 1 - taps or np.iinfo(np.int64).max for tap in range(taps)]
-    shifted = [new("Slice", padded, new.integers(tap), new.integers(end), time, step) for tap, end in enumerate(ends)]
-    matrix = np.ascontiguousarray(weight.transpose(2, 1, 0).reshape(-1, len(weight)))
-    product = new("MatMul", new("Concat", *shifted, axis=-1), constant(new.model, f"{kernel.name}.unfolded", matrix))
-    return new("Add", product, *bias) if bias else product
+    frames = _frames(source) or new("Transpose", source, perm=_SWAP)
+    stride, before, after = (number for name in ("strides", "pads") for number in node.attributes[name].as_ints())
+    length, taps = _length(node), weight.shape[2]
+    assert length is not None
+    count = (length + before + after - taps) // stride + 1
+    seen, matrices = [], []
+    # frames that taps of one stride see lie side by side as they are
+    for tap in range(0, taps, stride):
+        part = weight[:, :, tap : tap + stride]
+        seen.append(_seen(new, frames, tap - before, count, length, part.shape[1:], stride))
+        matrices.append(np.ascontiguousarray(part.transpose(2, 1, 0).reshape(-1, len(weight))))
+    if weight[0].size <= len(weight):
+        # what is wider after the product than before it is put together before
+        seen, matrices = [new("Concat", *seen, axis=-1)], [np.concatenate(matrices)]
+    product, *others = (
+        new("MatMul", each, constant(new.model, f"{kernel.name}.unfolded.{i}", matrix))
+        for i, (each, matrix) in enumerate(zip(seen, matrices, strict=True))
+    )
+    for each in (*others, *bias):
+        product = new("Add", product, each)
+    return product
+
+
+def _seen(
+    new: Nodes, frames: ir.Value, start: int, count: int, length: int, size: tuple[int, int], stride: int
+) -> ir.Value:
+    """Of `frames` (b, length, c), which zeros surround, `size[1]` from `start` on, from `start + stride` on and so on:
+    (b, count, taps * c).
+    """
+    width, taps = size
+    ends = new.integers(-start, count * stride - length + start)
+    within = new("Pad", frames, ends, None, new.integers(1))
+    if stride == 1:
+        return within
+    steps = new("Reshape", within, new.integers(0, count, stride * width))
+    if taps == stride:
+        return steps
+    return new("Slice", steps, new.integers(0), new.integers(taps * width), new.integers(2))
+
+
+def _length(node: ir.Node) -> int | None:
+    """How many frames `node` sees, if that is known."""
+    source = node.inputs[0]
+    length = None if source is None or source.shape is None else source.shape[2]
+    return length if isinstance(length, int) else None
 
 
 def _frames(value: ir.Value | None) -> ir.Value | None:
@@ -64,7 +101,7 @@ def _is_plain(node: ir.Node) -> bool:
     if kernel is None or kernel.const_value is None or len(kernel.const_value.shape) != 3:
         return False
     stated = {name: _value(node, name) for name in _PLAIN if name in node.attributes}
-    return _PLAIN | stated == _PLAIN
+    return _PLAIN | stated == _PLAIN and _length(node) is not None
 
 
 def _value(node: ir.Node, name: str) -> object:

@@ -18,12 +18,15 @@ Array = NDArray[Any]
 KIND = ir.TensorType(ir.DataType.FLOAT)
 
 
-def convolution(weight: Array, bias: Array | None, *, gelu: bool = False, **attributes: Any) -> ir.Model:
-    """A graph that transposes x (b, t, c), convolves, and is activated if asked."""
-    x = ir.Value(name="x", shape=ir.Shape(["b", "t", weight.shape[1]]), type=KIND)
+def convolution(
+    weight: Array, bias: Array | None, *, time: int | str = "t", gelu: bool = False, **attributes: Any
+) -> ir.Model:
+    """A graph that transposes x (b, time, c), convolves, and is activated if asked."""
+    x = ir.Value(name="x", shape=ir.Shape(["b", time, weight.shape[1]]), type=KIND)
     graph = ir.Graph([x], [], nodes=[], opset_imports={"": 24})
     model = ir.Model(graph, ir_version=11)
     nodes = [ir.node("Transpose", [x], {"perm": [0, 2, 1]})]
+    nodes[0].outputs[0].shape = ir.Shape(["b", weight.shape[1], time])
     constants = [constant(model, "weight", weight)] + ([] if bias is None else [constant(model, "bias", bias)])
     nodes.append(ir.node("Conv", [nodes[-1].outputs[0], *constants], attributes))
     if gelu:
@@ -76,7 +79,8 @@ def test_it_is_torchs_convolution(
 ) -> None:
     x, weight = normal(seed, batch, time, channels), normal(seed + 1, out, channels, taps)
     offset = normal(seed + 2, out) if bias else None
-    model = convolution(weight, offset, gelu=gelu, pads=list(padding), strides=[stride], kernel_shape=[taps])
+    attributes = {"pads": list(padding), "strides": [stride], "kernel_shape": [taps]}
+    model = convolution(weight, offset, time=time, gelu=gelu, **attributes)
     unfold_convolutions(model)
     assert "Conv" not in [node.op_type for node in model.graph]
     padded = torch.nn.functional.pad(torch.tensor(x).double().transpose(1, 2), padding)
@@ -90,7 +94,7 @@ def test_it_is_torchs_convolution(
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
     """They do with onnxruntime's convolution, which is why it is replaced."""
     x, weight = normal(0, 1, 100, 80), normal(1, 64, 80, 3)
-    model = convolution(weight, None, pads=[1, 1], strides=[1], kernel_shape=[3])
+    model = convolution(weight, None, time=100, pads=[1, 1], strides=[1], kernel_shape=[3])
     unfold_convolutions(model)
     one, *others = (run(model, x, threads) for threads in (1, 2, 3, 8))
     for other in others:
@@ -103,10 +107,11 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         ((4, 6, 3), {"dilations": [2], "strides": [1], "pads": [0, 0]}),
         ((6, 1, 3), {"group": 6, "strides": [1], "pads": [0, 0]}),
         ((4, 6, 3), {"auto_pad": "SAME_UPPER", "strides": [1]}),
+        ((4, 6, 3), {"strides": [1], "pads": [0, 0], "time": "t"}),
     ],
-    ids=["dilated", "grouped", "padded by onnxruntime"],
+    ids=["dilated", "grouped", "padded by onnxruntime", "of any length"],
 )
 def test_other_convolutions_are_left_alone(shape: tuple[int, ...], attributes: dict[str, Any]) -> None:
-    model = convolution(normal(1, *shape), None, kernel_shape=[shape[2]], **attributes)
+    model = convolution(normal(1, *shape), None, kernel_shape=[shape[2]], **{"time": 9, **attributes})
     unfold_convolutions(model)
     assert [node.op_type for node in model.graph] == ["Transpose", "Conv"]
