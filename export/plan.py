@@ -11,6 +11,7 @@ from heedful.export.integer import Scales, quantize_known, quantize_rows, quanti
 from heedful.export.integer_attention import quantize_attention
 from heedful.export.integer_memory import attend_in_integers, quantize_remembered, restore_memory
 from heedful.export.quantize import quantize_blockwise, quantize_dynamic
+from heedful.export.separate import separate
 
 Method = Callable[[ir.Model, str], None]
 Plan = Mapping[str, Sequence[tuple[str, Method]]]
@@ -25,6 +26,7 @@ GREEDY = "greedy"
 SPEECH: Plan = {
     "encoder": [
         ("", quantize_attention),
+        ("", separate),
         (r"feed_forward\.output", quantize_rows),
         (r"layers\.", quantize_dynamic),
         ("", quantize_remembered),

@@ -1,7 +1,7 @@
 """Weights in 8 bits for the CPU: what plans (export/plan.py) are made of, and export/integer.py.
 
 - dynamic: one scale a column of the weight and one for the whole activation, found at run time. For encoders, whose
-  matrix products have a thousand rows and more.
+  products have a thousand rows and more. What is split behind one is computed part by part (export/separate.py).
 - blockwise: one scale for each block of 64 inputs of a column, and activations scaled block by block too, so that a
   row's result does not depend on the other rows of its batch, as decoding needs. Up to 64 onnxruntime's kernel gives a
   row the same bits in a batch of any size; from 128 on it does not, and one bit is enough to round an activation of
@@ -11,6 +11,7 @@ Embeddings tied to a blockwise weight are looked up in that same weight, so it i
 """
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -25,22 +26,23 @@ _KEPT = "log_mel"
 
 
 def quantize_dynamic(model: ir.Model, pattern: str = "") -> None:
-    """Put `DynamicQuantizeMatMul` in place of every product with a constant matrix, its bias taken in.
+    """Put products of integers in place of every product with a constant matrix, its bias taken in.
 
-    Only of matrices whose name has `pattern`, a regular expression, in it.
+    Only of matrices whose name has `pattern`, a regular expression, in it. What several of them read is rounded once.
     """
+    rounded: dict[ir.Value | None, Sequence[ir.Value]] = {}
     for node, weight in products(model, pattern):
+        rows = node.inputs[0]
+        if rows not in rounded:
+            rounding = ir.node("DynamicQuantizeLinear", [rows], num_outputs=3)
+            model.graph.insert_before(node, rounding)
+            rounded[rows] = rounding.outputs
+        integers, unit, zero = rounded[rows]
         scale = column_scales(weight)
-        quantized = in_units(weight, scale)
+        quantized = constant(model, f"{weight_name(node)}.int8", in_units(weight, scale))
         add, bias = bias_of(node)
-        inputs = [
-            node.inputs[0],
-            constant(model, f"{weight_name(node)}.int8", quantized),
-            constant(model, f"{weight_name(node)}.scale", scale),
-            None,
-            bias,
-        ]
-        replace(model, node, add, ir.node("DynamicQuantizeMatMul", inputs, domain=MICROSOFT))
+        inputs = [integers, quantized, unit, constant(model, f"{weight_name(node)}.scale", scale), zero, None, bias]
+        replace(model, node, add, ir.node("MatMulIntegerToFloat", inputs, domain=MICROSOFT))
 
 
 def quantize_blockwise(model: ir.Model, pattern: str = "") -> None:
@@ -136,10 +138,13 @@ def _columns(node: ir.Node) -> tuple[int, ...]:
 
 def replace(model: ir.Model, node: ir.Node, last: ir.Node | None, *new: ir.Node) -> None:
     """Put `new`, in order, in place of `node` up to and with `last`, and drop a weight that no node uses any more."""
-    end = node if last is None else last
-    old = [node] if last is None else [node, last]
-    constants = [value for value in node.inputs if value is not None and value.const_value is not None]
-    ir.convenience.replace_nodes_and_values(model.graph, end, old, list(new), end.outputs, new[-1].outputs)
+    replace_all(model, [node] if last is None else [node, last], new, new[-1].outputs)
+
+
+def replace_all(model: ir.Model, old: Sequence[ir.Node], new: Sequence[ir.Node], outputs: Sequence[ir.Value]) -> None:
+    """Put `new` in place of `old`, `outputs` for those of the last of them, and drop weights that no node uses now."""
+    constants = [value for node in old for value in node.inputs if value is not None and value.const_value is not None]
+    ir.convenience.replace_nodes_and_values(model.graph, old[-1], old, new, old[-1].outputs, outputs)
     for value in constants:
         if not value.uses() and value.name is not None and value.name in model.graph.initializers:
             del model.graph.initializers[value.name]

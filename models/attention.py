@@ -217,8 +217,7 @@ class CrossAttention(nn.Module):
 
     def remember(self, memory: Tensor) -> KeyValue:
         """memory (b, k, memory_width) -> its keys and values (b, g, k, d)."""
-        key, value = split_heads(self.key_value(memory), 2 * self.kv_heads).chunk(2, dim=1)
-        return KeyValue(key, value)
+        return KeyValue(*(split_heads(part, self.kv_heads) for part in self.key_value(memory).chunk(2, dim=-1)))
 
     def forward(self, x: Tensor, memory: KeyValue, mask: Tensor | None = None, need_weights: bool = False) -> Attended:
         """x (b, q, width) over `memory`, the result of `remember` -> output (b, q, width)."""
