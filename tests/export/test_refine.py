@@ -134,16 +134,18 @@ def test_a_row_does_not_depend_on_its_neighbours(best: int) -> None:
                 np.testing.assert_array_equal(many[i : i + 1], one)
 
 
-@given(seed=st.integers(0, 10**6), zeros=st.booleans())
-def test_4_bits_lose_less_than_rounding_to_the_largest(seed: int, zeros: bool) -> None:
+@given(seed=st.integers(0, 10**6), blocks=st.integers(1, 4), zeros=st.booleans())
+def test_4_bits_lose_less_than_rounding_to_the_largest(seed: int, blocks: int, zeros: bool) -> None:
     rng = np.random.default_rng(seed)
-    codes = np.clip(rng.standard_normal((100, 2, 64)) * 40 + 128, 1, 255).astype(np.uint8)
+    codes = np.clip(rng.standard_normal((100, blocks, 64)) * 40 + 128, 1, 255).astype(np.uint8)
     if zeros:
         codes[0] = 128
-    scales = rng.uniform(0.5, 1, (100, 2)).astype(np.float32)
+    scales = rng.uniform(0.5, 1, (100, blocks)).astype(np.float32)
     numbers = (codes.astype(np.float64) - 128) * scales[..., None]
     packed, units = in_4_bits(Blocks(codes, scales))
-    halves = np.empty(codes.shape)
+    # one unit for two of the blocks, if their number is even
+    numbers = numbers.reshape(100, -1, 64 if blocks % 2 else 128)
+    halves = np.empty(numbers.shape)
     halves[..., ::2], halves[..., 1::2] = packed & 15, packed >> 4
     error = (halves - 8) * units[..., None].astype(np.float64) - numbers
     unit = np.abs(numbers).max(-1, keepdims=True) / 7
