@@ -24,8 +24,8 @@ class Buffer(Protocol):
     def write(self, row: int, part: NDArray[np.generic]) -> None:
         """Put `part` (heads, n, width) into the first n slots of `row`."""
 
-    def keep(self, row: int, slots: NDArray[np.intp]) -> None:
-        """Move these slots of `row` to its front, in this order."""
+    def move(self, row: int, slots: NDArray[np.intp], to: int) -> None:
+        """Move these slots of `row`, in this order, to the slots from `to` on."""
 
     def resized(self, slots: int, used: Sequence[int]) -> "Buffer":
         """A buffer of `slots` slots (axis 2) a row that holds the first `used[row]` slots of each row of this one.
@@ -59,23 +59,22 @@ class HostBuffer:
     def write(self, row: int, part: NDArray[np.generic]) -> None:
         self.array[row, :, : part.shape[1]] = part
 
-    def keep(self, row: int, slots: NDArray[np.intp]) -> None:
-        # those before the first that leaves are where they belong
-        first = int(np.argmax(slots != np.arange(len(slots))))
-        self.array[row, :, first : len(slots)] = self.array[row, :, slots[first:]].swapaxes(0, 1)
+    def move(self, row: int, slots: NDArray[np.intp], to: int) -> None:
+        heads = self.array[row]
+        heads[:, to : to + len(slots)] = heads.take(slots, axis=1)
 
     def resized(self, slots: int, used: Sequence[int]) -> "HostBuffer":
         rows, heads, _, dim = self.shape
         size = rows * heads * slots * dim * self.array.itemsize
         # who changes once does so again: in the same pages, since a new one costs as much as several copies of it
-        stays = size <= len(self.pages) < 16 * size
+        stays = size <= len(self.pages) < 32 * size
         pages = self.pages if stays else mmap.mmap(-1, 4 * size)
         other = HostBuffer((rows, heads, slots, dim), self.array.dtype, pages)
-        # in an order in which none is written over before it is moved
+        # in an order in which none is written over before it is moved; numpy copies a row that overlaps with itself
         for row in reversed(range(rows)) if slots > self.shape[2] else range(rows):
             # memory of rows that were never written is not touched, and so takes no room
             if used[row]:
-                other.write(row, self.array[row, :, : used[row]].copy())
+                other.write(row, self.array[row, :, : used[row]])
         return other
 
 
@@ -97,9 +96,9 @@ class DeviceBuffer:
         array[row, :, : part.shape[1]] = part
         self.value.update_inplace(array)
 
-    def keep(self, row: int, slots: NDArray[np.intp]) -> None:
+    def move(self, row: int, slots: NDArray[np.intp], to: int) -> None:
         array = self.value.numpy()
-        array[row, :, : len(slots)] = array[row, :, slots].swapaxes(0, 1)
+        array[row, :, to : to + len(slots)] = array[row].take(slots, axis=1)
         self.value.update_inplace(array)
 
     def resized(self, slots: int, used: Sequence[int]) -> "DeviceBuffer":

@@ -108,9 +108,10 @@ class Rows:
         return {name: buffer.resized(slots, kept) for name, buffer in buffers.items()}
 
     def keep(self, row: int, slots: NDArray[np.intp]) -> None:
-        """Move these slots of the caches of `row` to the front."""
+        """Move these slots of the caches of `row`, in rising order, to the front."""
+        stay = int(np.count_nonzero(slots == np.arange(len(slots))))
         for cache in self.caches.values():
-            cache.keep(self.place[row], slots)
+            cache.move(self.place[row], slots[stay:], stay)
 
     def gather(self, rows: list[int]) -> range:
         """The places that `rows` reach over, once they are brought together at the front if they lie apart.
