@@ -147,7 +147,8 @@ def _graphs(
             cut_heads_within(graph_model)
             quantize(family.plan[name], graph_model, known)
     for decoder in _decoders(traced):
-        fold_queries(decoder)
+        # where beams have a graph of their own, the other sees single tokens or whole prompts
+        fold_queries(decoder, own=BEAMS not in traced or decoder is traced[BEAMS])
     return traced
 
 

@@ -114,7 +114,7 @@ class Decoder:
     @property
     def spare(self) -> int:
         """How many slots of a row nobody may see any more before the others are moved together."""
-        return 2 * self.buffers.bucket
+        return self.buffers.bucket
 
     @property
     def memory(self) -> dict[str, Buffer]:

@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -135,17 +136,21 @@ def test_a_bias_of_zeros_is_left_out(number: float, kept: bool) -> None:
 
 @pytest.mark.parametrize("new", [1, 2, FEW, FEW + 1, 20])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_folded_queries_give_the_same(traced: Callable[[str], onnx.ModelProto], batch: int, new: int) -> None:
+@pytest.mark.parametrize("own", [False, True])
+def test_folded_queries_give_the_same(
+    traced: Callable[[str], onnx.ModelProto], batch: int, new: int, own: bool
+) -> None:
     before = traced("decoder")
-    after = rewritten(before, fold_queries)
+    after = rewritten(before, partial(fold_queries, own=own))
     assert operators(after)["Attention"] == operators(before)["Attention"]
-    assert operators(after)["Reshape"] == operators(before)["Reshape"] + 2 * LAYERS
+    # there and back, and once the mask
+    assert operators(after)["Reshape"] == operators(before)["Reshape"] + (4 * LAYERS + 1 if own else 2 * LAYERS)
     for found, expected in zip(run(after, step(batch, new)), run(before, step(batch, new)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_few_queries_get_the_bits_that_each_gets_alone(traced: Callable[[str], onnx.ModelProto]) -> None:
-    """Of cross-attention: self-attention is kept out of it by giving all queries the same past only."""
+    """Self-attention sees the same past only."""
     decoder = rewritten(traced("decoder"), fold_queries)
     inputs = step(1, 5)
     inputs["mask"][:] = False
