@@ -96,7 +96,8 @@ def write(name: str, folder: Path) -> None:
     """Write the checkpoint `name` to `folder`; nothing is left there when the logits differ."""
     checkpoint = open_checkpoint(name)
     ours = whisper.load(checkpoint)
-    description = whisper.describe(checkpoint, ours, Tokenizer.from_file(str(checkpoint.tokenizer)))
+    tokenizers = {"tokenizer.json": Tokenizer.from_file(str(checkpoint.tokenizer))}
+    description = whisper.describe(checkpoint, ours, tokenizers)
     # only now: transformers imports torchaudio, which loads without CUDA only after our model has asked for its filters
     hf: Any = import_module("transformers")
     tokens = description["tokens"]
