@@ -15,7 +15,7 @@ class LogMel(nn.Module):
     The Fourier transform is the last step of a fast one (Cooley and Tukey 1965) over matrix products: of N samples, the
     even and the odd ones are transformed apart, with half of the frequencies each; of what comes out, the sum is
     frequency k and the difference has the size of frequency N/2 - k. At 400 samples a frame that is faster in
-    onnxruntime than its STFT operator and runs on every execution provider.
+    onnxruntime than its STFT operator and runs on every execution provider. `frame` is a multiple of 4, `hop` even.
     """
 
     basis: Tensor
