@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from heedful.export.constants import integers
+from heedful.export.constants import Nodes
 from heedful.models.attention import CrossAttention, DotProductScore, SelfAttention
 from heedful.models.text import TokenDecoder
 from heedful.runtime.engine.decoder import FEW
@@ -109,16 +109,11 @@ def _shapes(model: ir.Model, attention: ir.Node) -> tuple[_Shapes, list[ir.Node]
     key = attention.inputs[1]
     assert key is not None
     assert key.shape is not None
-    heads, dim = (integers(model, [int(key.shape[axis])]) for axis in (1, 3))  # type: ignore[arg-type]
-    same, one, any_ = (integers(model, [number]) for number in (0, 1, -1))
-    made: list[ir.Node] = []
-
-    def new(operator: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        made.append(ir.node(operator, inputs, attributes))
-        return made[-1].outputs[0]
-
+    new = Nodes(model)
+    heads, dim = (new.integers(int(key.shape[axis])) for axis in (1, 3))  # type: ignore[arg-type]
+    same, one, any_ = (new.integers(number) for number in (0, 1, -1))
     count = new("Shape", tokens, start=1, end=2)
-    few = new("LessOrEqual", count, integers(model, [FEW]))
+    few = new("LessOrEqual", count, new.integers(FEW))
     fold = new("Where", few, count, one)
     rest = new("Div", count, fold)
     shapes = _Shapes(
@@ -128,7 +123,7 @@ def _shapes(model: ir.Model, attention: ir.Node) -> tuple[_Shapes, list[ir.Node]
         heads=new("Concat", one, new("Where", few, heads, one), one, one, axis=0),
         each=new("Concat", same, any_, rest, same, axis=0),
     )
-    return shapes, made
+    return shapes, new.made
 
 
 def _attention_to_own(model: ir.Model) -> list[ir.Node]:

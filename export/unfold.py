@@ -37,16 +37,18 @@ def _unfolded(new: Nodes, node: ir.Node) -> ir.Value:
     weight = kernel.const_value.numpy()  # (out, c, taps)
     frames = _frames(source) or new("Transpose", source, perm=_SWAP)
     stride, before, after = (number for name in ("strides", "pads") for number in node.attributes[name].as_ints())
-    length, taps = _length(node), weight.shape[2]
+    out, channels, taps = weight.shape
+    length = _length(node)
     assert length is not None
     count = (length + before + after - taps) // stride + 1
     seen, matrices = [], []
     # frames that taps of one stride see lie side by side as they are
     for tap in range(0, taps, stride):
-        part = weight[:, :, tap : tap + stride]
-        seen.append(_seen(new, frames, tap - before, count, length, part.shape[1:], stride))
-        matrices.append(np.ascontiguousarray(part.transpose(2, 1, 0).reshape(-1, len(weight))))
-    if weight[0].size <= len(weight):
+        matrix = np.ascontiguousarray(weight[:, :, tap : tap + stride].transpose(2, 1, 0).reshape(-1, out))
+        ends = (before - tap, count * stride - length - (before - tap))
+        seen.append(_seen(new, frames, ends, (count, stride * channels), len(matrix)))
+        matrices.append(matrix)
+    if taps * channels <= out:
         # what is wider after the product than before it is put together before
         seen, matrices = [new("Concat", *seen, axis=-1)], [np.concatenate(matrices)]
     product, *others = (
@@ -58,21 +60,15 @@ def _unfolded(new: Nodes, node: ir.Node) -> ir.Value:
     return product
 
 
-def _seen(
-    new: Nodes, frames: ir.Value, start: int, count: int, length: int, size: tuple[int, int], stride: int
-) -> ir.Value:
-    """Of `frames` (b, length, c), which zeros surround, `size[1]` from `start` on, from `start + stride` on and so on:
-    (b, count, taps * c).
+def _seen(new: Nodes, frames: ir.Value, ends: tuple[int, int], size: tuple[int, int], width: int) -> ir.Value:
+    """`frames` (b, t, c) with so many of zeros before and behind, or less so many, as (b, *size): the first `width`
+    columns.
     """
-    width, taps = size
-    ends = new.integers(-start, count * stride - length + start)
-    within = new("Pad", frames, ends, None, new.integers(1))
-    if stride == 1:
-        return within
-    steps = new("Reshape", within, new.integers(0, count, stride * width))
-    if taps == stride:
+    within = new("Pad", frames, new.integers(*ends), None, new.integers(1))
+    steps = new("Reshape", within, new.integers(0, *size))
+    if width == size[1]:
         return steps
-    return new("Slice", steps, new.integers(0), new.integers(taps * width), new.integers(2))
+    return new("Slice", steps, new.integers(0), new.integers(width), new.integers(2))
 
 
 def _length(node: ir.Node) -> int | None:
