@@ -21,6 +21,9 @@ class Buffer(Protocol):
     def pointer(self, row: int = 0) -> int:
         """Address of the first byte of `row`."""
 
+    def read(self, row: int) -> NDArray[np.generic]:
+        """A copy of `row` (heads, slots, width) in main memory."""
+
     def write(self, row: int, part: NDArray[np.generic]) -> None:
         """Put `part` (heads, n, width) into the first n slots of `row`."""
 
@@ -56,6 +59,10 @@ class HostBuffer:
         self.array[a] = self.array[b]
         self.array[b] = held
 
+    def read(self, row: int) -> NDArray[np.generic]:
+        copy: NDArray[np.generic] = self.array[row].copy()
+        return copy
+
     def write(self, row: int, part: NDArray[np.generic]) -> None:
         self.array[row, :, : part.shape[1]] = part
 
@@ -89,6 +96,10 @@ class DeviceBuffer:
 
     def pointer(self, row: int = 0) -> int:
         return int(self.value.data_ptr()) + row * self.stride
+
+    def read(self, row: int) -> NDArray[np.generic]:
+        copy: NDArray[np.generic] = self.value.numpy()[row].copy()
+        return copy
 
     def write(self, row: int, part: NDArray[np.generic]) -> None:
         # here and below by way of main memory: rare, and onnxruntime has no copy within a device

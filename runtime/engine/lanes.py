@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from heedful.runtime.engine.batcher import Batcher
 from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.model import Model
+from heedful.runtime.engine.rows import Rows
 
 M = TypeVar("M", bound=Model)
 
@@ -41,6 +42,11 @@ class Place(Generic[M]):
     def row(self) -> int:
         """The first row, where there is but one."""
         return self.rows[0]
+
+    @property
+    def buffers(self) -> Rows:
+        """The memory of all rows of the decoder."""
+        return self.batcher.decoder.buffers
 
 
 class Lanes(Generic[M]):
@@ -91,6 +97,24 @@ class Lanes(Generic[M]):
         finally:
             with self._lock:
                 lane.load -= load
+
+    @contextmanager
+    def settled(self, place: Place[M]) -> Iterator[Place[M]]:
+        """Hold `place`, one row whose memory has been written, for what is to follow; or, if it is in the wide lane and
+        too many others have come since, a row of a narrow lane that has the same memory.
+
+        Otherwise three lanes would share the cores of two.
+        """
+        with self._lock:
+            crowded = self._wide is not None and place.batcher is self._wide.batcher and self.load > self.few
+            moves = crowded and any(lane.load < self.most for lane in self._narrow)
+        if not moves:
+            yield place
+            return
+        memory = place.batcher.call(lambda: place.buffers.read_memory(place.row))
+        with self.place(company=self.few + 1) as other:
+            other.batcher.call(lambda: other.buffers.write_memory(other.row, memory))
+            yield other
 
     @property
     def load(self) -> int:

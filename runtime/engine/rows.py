@@ -96,6 +96,15 @@ class Rows:
         for name, part in memory.items():
             self.memory[name].write(self.place[row], part)
 
+    def read_memory(self, row: int) -> dict[str, NDArray[np.generic]]:
+        """A copy of what `row` attends to."""
+        return {name: memory.read(self.place[row]) for name, memory in self.memory.items()}
+
+    def write_memory(self, row: int, memory: Mapping[str, NDArray[np.generic]]) -> None:
+        """Keep what was read of a row elsewhere, where all inputs have the same number of frames."""
+        for name, part in memory.items():
+            self.memory[name].write(self.place[row], part)
+
     def forget(self, rows: Sequence[int]) -> None:
         """What the memory holds of `rows` is no longer needed."""
         for row in rows:

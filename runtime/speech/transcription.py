@@ -133,21 +133,26 @@ class Transcription:
                 return
             # a row is held for one window only, so that a caller who takes its time over the segments holds up nobody
             with self.lanes.place(company=self.options.batch) as place:
-                segments = self._transcribe(stretch, place, waveform)
+                self._encode(place, waveform)
+                with self.lanes.settled(place) as settled:
+                    segments = self._transcribe(stretch, settled, len(waveform))
             yield from map(stretch.clock.place, segments)
 
-    def _transcribe(self, stretch: _Stretch, place: Place[SpeechModel], waveform: NDArray[np.float32]) -> list[Segment]:
-        """The segments of one window, `waveform` (samples,), decoded at `place`."""
-        batcher = place.batcher
-        batcher.call(lambda: place.model.encode(batcher.decoder, {place.row: waveform}))
+    def _encode(self, place: Place[SpeechModel], waveform: NDArray[np.float32]) -> None:
+        """Have the row of `place` attend to a window, `waveform` (samples,)."""
+        decoder = place.batcher.decoder
+        place.batcher.call(lambda: place.model.encode(decoder, {place.row: waveform}))
+
+    def _transcribe(self, stretch: _Stretch, place: Place[SpeechModel], samples: int) -> list[Segment]:
+        """The segments of one window of so many samples, which the row of `place` attends to."""
         if not self.language:
             self._detect(place)
         header = self.model.tokens.header(self.language, self.options)
         window = self._window(stretch, place.row, header)
-        decoded = self._windows.decode(window, batcher.generate)
+        decoded = self._windows.decode(window, place.batcher.generate)
         if self.first_token is None:
             self.first_token = decoded.first_token
-        return self._take(stretch, place, len(waveform), window, decoded)
+        return self._take(stretch, place, samples, window, decoded)
 
     def _detect(self, place: Place[SpeechModel]) -> None:
         job = self.model.language_job(place.row)

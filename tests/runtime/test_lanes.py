@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 
 from heedful.runtime.bundle import Bundle
@@ -15,15 +16,22 @@ from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.device import Device
 from heedful.runtime.engine.lanes import Lanes, Place
 from heedful.runtime.engine.model import Model
+from heedful.runtime.engine.rows import Rows, Shape
 from heedful.runtime.engine.sessions import Sessions
 
 CPU = Device("cpu")
 NOTHING = Bundle(Path(), {"files": {}})
 
 
-@dataclass
-class Rows:
-    rows: int
+SHAPE = Shape(1, 1, 2, 3, 9, 9, "float32", {"state": (1, 2)})
+
+
+class Still:
+    """A decoder that never steps: nothing but rows."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self.buffers = Rows(SHAPE, CPU, rows)
 
 
 @dataclass
@@ -36,8 +44,8 @@ class Sized:
     def device(self) -> Device:
         return self.sessions.device
 
-    def decoder(self, rows: int) -> Rows:
-        return Rows(rows)
+    def decoder(self, rows: int) -> Still:
+        return Still(rows)
 
     def on_one_thread(self) -> "Sized":
         return Sized(self.sessions.on(1))
@@ -108,9 +116,9 @@ def test_hypotheses_count_and_not_inputs(rows: int, width: int, company: int, wi
 def test_lanes_that_nobody_needs_are_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    def decoder(model: Sized, rows: int) -> Rows:
+    def decoder(model: Sized, rows: int) -> Still:
         made.append(model.sessions.threads)
-        return Rows(rows)
+        return Still(rows)
 
     monkeypatch.setattr(Sized, "decoder", decoder)
     none = lanes(threads=2, rows=16, few=0)
@@ -133,6 +141,41 @@ def test_there_is_one_lane_where_more_would_not_help(threads: int, rows: int, de
         places = [held(stack, shared) for _ in range(rows)]
     assert {place.batcher for place in places} == {shared.wide.batcher}
     assert [place.row for place in places] == list(range(rows))
+
+
+def written(place: Place[Model], number: float) -> None:
+    """As an encoder does."""
+    parts = {name: np.full((1, 3, 2), number, np.float32) for name in place.buffers.memory}
+    place.buffers.write_memory(place.row, parts)
+
+
+def test_an_input_leaves_the_wide_lane_before_it_is_decoded_if_others_have_come() -> None:
+    shared = lanes(threads=2, rows=6)
+    with ExitStack() as stack:
+        first = held(stack, shared)
+        written(first, 5)
+        others = [held(stack, shared) for _ in range(2)]
+        for place in others:
+            written(place, 1)
+        with shared.settled(first) as settled:
+            assert settled.model.sessions.threads == 1
+            assert settled.buffers.read_memory(settled.row).keys() == first.buffers.memory.keys()
+            for place, number in ((settled, 5), *((other, 1) for other in others)):
+                for part in place.buffers.read_memory(place.row).values():
+                    np.testing.assert_array_equal(part, np.full((1, 3, 2), number))
+        # what was held for it is free again
+        assert [held(stack, shared).batcher for _ in range(4)].count(settled.batcher) == 2
+
+
+@pytest.mark.parametrize("others", [0, 1, 4])
+def test_an_input_stays_where_it_is_alone_or_narrow_or_where_there_is_no_room(others: int) -> None:
+    shared = lanes(threads=2, rows=4)
+    with ExitStack() as stack:
+        places = [held(stack, shared) for _ in range(1 + others)]
+        if others == 1:
+            places = places[1:]
+        with shared.settled(places[0]) as settled:
+            assert settled is places[0]
 
 
 def test_no_more_inputs_are_under_way_than_there_are_rows() -> None:

@@ -168,5 +168,20 @@ def test_one_long_input_does_not_stay_in_the_way(over: Callable[[Rows], None]) -
     assert {buffer.shape[2] for buffer in made.memory.values()} == {made.room}
 
 
+def test_what_a_row_attends_to_is_read_from_wherever_it_was_moved() -> None:
+    """As it goes from the decoder of one lane to that of another."""
+    one, other = (Rows(shape("key", 7), choose_device("cpu"), count) for count in (COUNT, 2))
+    parts = {name: np.random.default_rng(3).random((HEADS, 7, DIM), np.float32) for name in one.memory}
+    one.write_memory(3, parts)
+    assert one.gather([3, 0]) == range(2)
+    assert one.place[3] != 3
+    taken = one.read_memory(3)
+    one.write_memory(3, {name: np.zeros_like(part) for name, part in parts.items()})
+    other.write_memory(1, taken)
+    for name, buffer in other.memory.items():
+        np.testing.assert_array_equal(array(buffer)[1], parts[name])
+        assert not array(buffer)[0].any()
+
+
 def remember(rows: Rows, row: int, frames: int) -> None:
     rows.remember(row, {name: np.ones((HEADS, frames, DIM), np.float32) for name in rows.memory})
