@@ -20,6 +20,11 @@ from heedful.export.integer_nodes import IntegerNodes
 from heedful.export.quantize import bias_of, products, replace, weight_name
 from heedful.export.scales import column_scales, fitted, in_units
 
+# the integer for zero, where numbers reach as far below it as above, and where they hardly do
+_ZERO, _LOW = 128, 32
+# how far below zero activations reach
+_DEPTHS = {"Relu": 0.0, "Gelu": 0.171, "Swish": 0.279}
+
 
 @dataclass(frozen=True)
 class Scales:
@@ -73,33 +78,50 @@ def quantize_rows(model: ir.Model, pattern: str = "") -> None:
     each row of its input one that is found at run time.
     """
     scales = {}
-    zeros: dict[str, ir.Value] = {}
+    zeros: dict[tuple[str, int], ir.Value] = {}
     for node, weight in products(model, pattern):
         columns = column_scales(weight)
         name = weight_name(node)
         scales[name.removeprefix("model.")] = Scales(1.0, columns)
         rows, made = node.inputs[0], IntegerNodes(model)
         assert rows is not None
-        axes = 0 if rows.shape is None else len(rows.shape)
-        scale = made("Mul", _largest(made, rows, axes), made.number(1 / 127, axes))
-        like = _leading(rows) or name
+        scale, zero = _units(made, rows)
+        like = (_leading(rows) or name, zero)
         if like not in zeros:
-            zeros[like] = made("Expand", _zero(model), made("Shape", scale))
+            zeros[like] = made("Expand", made.unsigned(zero), made("Shape", scale))
         # a row of zeros is divided by zero: whatever integers that makes, times its scale they are zeros again
         quantized = made.of_rows(rows, len(weight), scale, zeros[like], ir.DataType.UINT8)
-        product = _product(model, node, weight, quantized, (made.number(1.0), _zero(model)), columns, None)
+        product = _product(model, node, weight, quantized, (made.number(1.0), made.unsigned(zero)), columns, None)
         scaled = ir.node("Mul", [product.outputs[0], scale])
         replace(model, node, None, *made.made, product, scaled)
     _look_up_all(model, scales)
 
 
-def _largest(made: IntegerNodes, rows: ir.Value, axes: int) -> ir.Value:
-    """The largest size of each row (..., 1), of so many `axes` if that is known."""
+def _units(made: IntegerNodes, rows: ir.Value) -> tuple[ir.Value, int]:
+    """What one of the integers 0 ... 255 stands for in each row (..., 1), and which of them stands for zero."""
+    axes = 0 if rows.shape is None else len(rows.shape)
+    depth = _depth(rows)
+    if depth is None:
+        return made("Mul", made.largest(rows, -1), made.number(1 / 127, axes)), _ZERO
+    zero = _LOW if depth else 0
+    largest = made("ReduceMax", rows, made.integers(-1), keepdims=1)
+    unit = made("Mul", largest, made.number(1 / (255 - zero), axes))
+    return (made("Max", unit, made.number(depth / zero, axes)) if depth else unit), zero
+
+
+def _depth(rows: ir.Value) -> float | None:
+    """How far below zero an activation that `rows` come from can reach; None if they come from elsewhere."""
     before = rows.producer()
-    if before is None or before.op_type != "Gelu":
-        return made.largest(rows, -1)
-    # nothing lies below -0.17: one pass over what is the widest of a layer instead of two
-    return made("Max", made("ReduceMax", rows, made.integers(-1), keepdims=1), made.number(0.17, axes))
+    if before is None:
+        return None
+    if before.op_type == "Mul":
+        # SiLU, x * sigmoid(x), as the exporter writes it
+        gates = [factor.producer() for factor in before.inputs if factor is not None]
+        swish = any(
+            gate is not None and gate.op_type == "Sigmoid" and gate.inputs[0] in before.inputs for gate in gates
+        )
+        return _DEPTHS["Swish"] if swish else None
+    return _DEPTHS.get(before.op_type)
 
 
 def quantize_tables(model: ir.Model, pattern: str) -> None:
@@ -123,19 +145,15 @@ def _leading(rows: ir.Value) -> str:
     return "" if None in sizes else str(sizes)
 
 
-def _zero(model: ir.Model) -> ir.Value:
-    return constant(model, "activation.zero", np.asarray(128, np.uint8))
-
-
 def _take_in_relu(model: ir.Model, node: ir.Node) -> ir.Value:
     """The integer for zero in what `node` reads. If 0, all below it is cut off, so that a ReLU before goes out."""
-    rows = node.inputs[0]
+    rows, made = node.inputs[0], IntegerNodes(model)
     relu = None if rows is None else rows.producer()
     if rows is None or relu is None or relu.op_type != "Relu" or len(rows.uses()) > 1:
-        return _zero(model)
+        return made.unsigned(_ZERO)
     node.replace_input_with(0, relu.inputs[0])
     model.graph.remove(relu, safe=True)
-    return constant(model, "activation.least", np.asarray(0, np.uint8))
+    return made.unsigned(0)
 
 
 def _product(

@@ -306,16 +306,28 @@ def test_the_largest_integers_do_not_overflow(quantizer: Quantizer, unit: float,
 
 
 def test_each_graph_by_its_plan() -> None:
-    """The spectrum stays in float; encoders have one scale for an input, a scale a row for what leaves a GELU, beams
-    a scale a row, others blocks.
+    """The spectrum stays in float, and of the first layer what its error grows most from; encoders have one scale for
+    an input, a scale a row for what leaves a GELU, beams a scale a row, others blocks.
     """
-    names = ["log_mel.basis", "encoder.layers.0.attention.output.weight", "encoder.layers.0.feed_forward.output.weight"]
+    names = [
+        "log_mel.basis",
+        "encoder.layers.0.attention.query_key_value.weight.2",
+        "encoder.layers.0.attention.output.weight",
+        "encoder.layers.0.attention.query_key_value.weight.1",
+        "encoder.layers.10.attention.output.weight",
+        "encoder.layers.0.feed_forward.inner.weight",
+        "encoder.layers.10.feed_forward.output.weight",
+    ]
     nodes = [node("MatMul", f"x {name}", f"y{i}") for i, name in enumerate(names)]
-    blocks = ["MatMul", "MatMulNBits", "MatMulNBits"]
     row = ["Abs", "ReduceMax", "Mul", "Shape", "Expand", "QuantizeLinear", "MatMulIntegerToFloat", "Mul"]
-    encoder = ["MatMul", "DynamicQuantizeLinear", "MatMulIntegerToFloat", *row]
-    beams = ["MatMul", *row, *row]
-    expected = {"encoder": encoder, "decoder": blocks, "beams": beams, "aligner": blocks}
+    floats, whole = ["MatMul"] * 3, ["DynamicQuantizeLinear", "MatMulIntegerToFloat", "MatMulIntegerToFloat"]
+    blocks = ["MatMul", *["MatMulNBits"] * 6]
+    expected = {
+        "encoder": [*floats, *whole, *row * 2],
+        "decoder": blocks,
+        "beams": ["MatMul", *row * 6],
+        "aligner": blocks,
+    }
     found = {}
     for name in SPEECH:
         model = graph(nodes, {name: normal(1, 64, 48) for name in names})
