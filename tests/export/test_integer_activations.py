@@ -22,12 +22,11 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 COLUMNS = 9
 
 # nodes from x to a, the same in PyTorch, the integer for zero, and how far below zero is allowed for
-SILU = ("s = Sigmoid(x) a = Mul(x, s)", F.silu, 32, 0.279)
 NEAR_ZERO: list[tuple[str, Function, int, float]] = [
     ("a = Relu(x)", torch.relu, 0, 0.0),
     ("a = Gelu(x)", F.gelu, 32, 0.171),
     ('a = Gelu<approximate = "tanh">(x)', lambda x: F.gelu(x, approximate="tanh"), 32, 0.171),
-    SILU,
+    ("s = Sigmoid(x) a = Mul(x, s)", F.silu, 32, 0.279),
 ]
 BOTH_WAYS: list[tuple[str, Function]] = [
     ("a = Tanh(x)", torch.tanh),
@@ -82,11 +81,11 @@ def test_integers_begin_where_the_activation_does(
     assert (np.abs(found - (whole @ codes) * units * columns) <= slack).all()
 
 
-@pytest.mark.parametrize("case", [*BOTH_WAYS, SILU[:2]], ids=["tanh", "gelu x", "minus silu", "silu"])
+@pytest.mark.parametrize("case", BOTH_WAYS, ids=["tanh", "gelu x", "minus silu"])
 @settings(max_examples=20)
 @given(**cases)
 def test_nothing_is_cut_off(case: tuple[str, Function], seed: int, rows: int, k: int) -> None:
-    """Whatever an activation is taken for."""
+    """Of what reaches below zero, though an activation has a part in it."""
     nodes, function = case
     x, weight = drawn(seed, rows, k, 3.0)
     values = function(torch.from_numpy(x)).numpy()
