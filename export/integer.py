@@ -22,8 +22,8 @@ from heedful.export.scales import column_scales, fitted, in_units
 
 # the integer for zero, where numbers reach as far below it as above, and where they hardly do
 _ZERO, _LOW = 128, 32
-# how far below zero activations reach
-_DEPTHS = {"Relu": 0.0, "Gelu": 0.171, "Swish": 0.279}
+# how far below zero activations reach: operators, and x * sigmoid(x), which is a product
+_DEPTHS, _SILU = {"Relu": 0.0, "Gelu": 0.171}, 0.279
 
 
 @dataclass(frozen=True)
@@ -102,26 +102,20 @@ def _units(made: IntegerNodes, rows: ir.Value) -> tuple[ir.Value, int]:
     axes = 0 if rows.shape is None else len(rows.shape)
     depth = _depth(rows)
     if depth is None:
-        return made("Mul", made.largest(rows, -1), made.number(1 / 127, axes)), _ZERO
-    zero = _LOW if depth else 0
+        return made.unit(made.largest(rows, -1), 127, least=0, axes=axes), _ZERO
+    zero, least = (_LOW, depth / _LOW) if depth else (0, 0.0)
     largest = made("ReduceMax", rows, made.integers(-1), keepdims=1)
-    unit = made("Mul", largest, made.number(1 / (255 - zero), axes))
-    return (made("Max", unit, made.number(depth / zero, axes)) if depth else unit), zero
+    return made.unit(largest, 255 - zero, least=least, axes=axes), zero
 
 
 def _depth(rows: ir.Value) -> float | None:
     """How far below zero an activation that `rows` come from can reach; None if they come from elsewhere."""
     before = rows.producer()
-    if before is None:
-        return None
-    if before.op_type == "Mul":
-        # SiLU, x * sigmoid(x), as the exporter writes it
-        gates = [factor.producer() for factor in before.inputs if factor is not None]
-        swish = any(
-            gate is not None and gate.op_type == "Sigmoid" and gate.inputs[0] in before.inputs for gate in gates
-        )
-        return _DEPTHS["Swish"] if swish else None
-    return _DEPTHS.get(before.op_type)
+    if before is None or before.op_type != "Mul":
+        return None if before is None else _DEPTHS.get(before.op_type)
+    gates = (factor.producer() for factor in before.inputs if factor is not None)
+    silu = any(gate is not None and gate.op_type == "Sigmoid" and gate.inputs[0] in before.inputs for gate in gates)
+    return _SILU if silu else None
 
 
 def quantize_tables(model: ir.Model, pattern: str) -> None:

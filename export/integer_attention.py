@@ -95,7 +95,7 @@ def _head(
     """One head's part of the output, (b, n, d)."""
     scores = new(_PRODUCT, queries, keys, query_unit, key_unit, new.unsigned(64), domain=MICROSOFT)
     weights = new("Softmax", scores, axis=-1)  # (b, 1, n, n)
-    unit = new("Mul", new("ReduceMax", weights, new.integers(-1), keepdims=1), new.number(1 / 255, 4))
+    unit = new.unit(new("ReduceMax", weights, new.integers(-1), keepdims=1), 255, least=0)
     whole = new.of_rows(weights, frames, unit, kind=ir.DataType.UINT8)
     mixed = new(_PRODUCT, whole, values, new.number(1.0), value_unit, new.unsigned(0), domain=MICROSOFT)
     return new("Squeeze", new("Mul", mixed, unit), new.integers(1))

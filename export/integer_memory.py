@@ -85,14 +85,13 @@ def attend_in_integers(model: ir.Model, pattern: str = "") -> None:
 def _attention(new: IntegerNodes, query: ir.Value, zeros: ir.Value, memory: Mapping[str, ir.Value]) -> ir.Value:
     """softmax(Q K^T) V of `query` (b, h, n, d): (b, h, n, d)."""
     width, frames = _sizes(query)[3], _sizes(memory["value"])[2]
-    scale = new("Mul", new.largest(query, -1), new.number(1 / (_ZERO - 1), 4))  # (b, h, n, 1)
+    scale = new.unit(new.largest(query, -1), _ZERO - 1, least=0)  # (b, h, n, 1)
     rounded = new.of_rows(query, width, scale, zeros, ir.DataType.UINT8)
     alone = new("Reshape", rounded, new.integers(0, 0, 0, 1, 1, width))
     product = new("Reshape", new("MatMulInteger", alone, memory["key"]), new.integers(0, 0, 0, frames))
     real = new("Mul", new("Cast", product, to=ir.DataType.FLOAT), memory["key_scale"])
     weights = new("Softmax", new("Mul", new("Sub", real, memory["key_offset"]), scale), axis=-1)  # (b, h, n, f)
-    top = new("ReduceMax", weights, new.integers(-1), keepdims=1)
-    unit = new("Mul", top, new.number(1 / 255, 4))
+    unit = new.unit(new("ReduceMax", weights, new.integers(-1), keepdims=1), 255, least=0)
     shares = new.of_rows(weights, frames, unit, kind=ir.DataType.UINT8)
     mixed = new("Cast", new("MatMulInteger", shares, memory["value"]), to=ir.DataType.FLOAT)
     return new("Mul", new("Mul", mixed, memory["value_scale"]), unit)

@@ -30,9 +30,12 @@ class IntegerNodes(Nodes):
         """The largest size along `axes`, which stay."""
         return self("ReduceMax", self("Abs", value), self.integers(*axes), keepdims=1)
 
-    def unit(self, largest: ir.Value, most: int) -> ir.Value:
-        """What an integer stands for, if the `largest` number, of four axes, is to be `most` of them."""
-        return self("Max", self("Mul", largest, self.number(1 / most, 4)), self.number(_LEAST, 4))
+    def unit(self, largest: ir.Value, most: int, *, least: float = _LEAST, axes: int = 4) -> ir.Value:
+        """What an integer stands for, if the `largest` number, of so many axes, is to be `most` of them: `least` or
+        more, if that is not 0.
+        """
+        unit = self("Mul", largest, self.number(1 / most, axes))
+        return self("Max", unit, self.number(least, axes)) if least else unit
 
     def of_rows(
         self,

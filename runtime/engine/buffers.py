@@ -55,7 +55,7 @@ class HostBuffer:
 
     def swap(self, a: int, b: int) -> None:
         """Exchange two rows."""
-        held = self.array[a].copy()
+        held = self.read(a)
         self.array[a] = self.array[b]
         self.array[b] = held
 

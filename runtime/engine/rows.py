@@ -93,15 +93,14 @@ class Rows:
             self.memory = self._resized(self.memory, room, self.frames, self.room)
             self.room = room
             self.bound = range(0)
-        for name, part in memory.items():
-            self.memory[name].write(self.place[row], part)
+        self.write_memory(row, memory)
 
     def read_memory(self, row: int) -> dict[str, NDArray[np.generic]]:
         """A copy of what `row` attends to."""
         return {name: memory.read(self.place[row]) for name, memory in self.memory.items()}
 
     def write_memory(self, row: int, memory: Mapping[str, NDArray[np.generic]]) -> None:
-        """Keep what was read of a row elsewhere, where all inputs have the same number of frames."""
+        """Have `row` attend to these parts, for which there is room: of its own frames, or read of a row elsewhere."""
         for name, part in memory.items():
             self.memory[name].write(self.place[row], part)
 
