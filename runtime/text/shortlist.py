@@ -31,9 +31,8 @@ class Shortlist:
         """
         found = np.zeros(self.vocabulary, np.bool_)
         found[: self.frequent] = True
-        found[source] = True
-        for token in source:
-            found[self.targets[self.offsets[token] : self.offsets[token + 1]]] = True
+        best = (self.targets[self.offsets[token] : self.offsets[token + 1]] for token in source)
+        found[np.concatenate([source, *best])] = True
         return found
 
     def words(self, source: Sequence[int]) -> NDArray[np.int64]:
