@@ -76,8 +76,6 @@ def shorten(model: ir.Model) -> tuple[ir.Model, dict[str, str]]:
         short.graph.inputs.append(given)
         node.replace_input_with(position, given)
     _mask(short, logits)
-    for name in [name for name, value in short.graph.initializers.items() if not value.uses()]:
-        del short.graph.initializers[name]
     return short, sources
 
 

@@ -13,7 +13,12 @@ _ALIGNMENT = 4096
 
 
 def store(models: dict[str, ir.Model], folder: Path, weights: str = "weights.bin") -> list[str]:
-    """Write each model as `NAME.onnx` and their weights as `weights` into `folder`; names of the files written."""
+    """Write each model as `NAME.onnx` and their weights as `weights` into `folder`; names of the files written.
+
+    Constants that no node of a model uses are left out, and taken from it.
+    """
+    for model in models.values():
+        _drop_unused(model.graph)
     offsets: dict[bytes, tuple[int, int]] = {}
     with (folder / weights).open("wb") as file:
         for value in _large(models.values()):
@@ -37,6 +42,13 @@ def store(models: dict[str, ir.Model], folder: Path, weights: str = "weights.bin
     for name, model in models.items():
         ir.save(model, folder / f"{name}.onnx")
     return [weights, *(f"{name}.onnx" for name in models)]
+
+
+def _drop_unused(graph: ir.Graph) -> None:
+    for name in [
+        name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()
+    ]:
+        del graph.initializers[name]
 
 
 def _large(models: Iterable[ir.Model]) -> Iterable[ir.Value]:

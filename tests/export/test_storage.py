@@ -75,7 +75,8 @@ def test_every_weight_comes_back_and_different_ones_lie_in_pages_of_their_own(gr
     weights = {f"graph{i}": {f"w{j}": value for j, value in enumerate(each)} for i, each in enumerate(graphs)}
     with TemporaryDirectory() as name:
         folder = Path(name)
-        files = store({name: model(each, {}, []) for name, each in weights.items()}, folder)
+        used = {name: [f"Identity {key} {key}.used" for key in each] for name, each in weights.items()}
+        files = store({name: model(each, {}, used[name]) for name, each in weights.items()}, folder)
         assert sorted(files) == sorted(path.name for path in folder.iterdir())
         assert files == ["weights.bin", *(f"{name}.onnx" for name in weights)]
         found = {name: read(folder / f"{name}.onnx") for name in weights}
@@ -117,6 +118,14 @@ def test_the_weights_go_by_the_name_they_are_given(tmp_path: Path) -> None:
         "only.onnx",
     ]
     assert places(tmp_path / "only.onnx") == {"weight": ("other.data", 0, 4 * 40 * 30)}
+
+
+def test_what_no_node_uses_is_left_out(tmp_path: Path) -> None:
+    weight, bias, spare = normal(0, 40, 30), normal(1, 30), normal(2, 40, 30)
+    nodes = ["MatMul x weight p", "Add p bias y"]
+    store({"only": model({"weight": weight, "bias": bias, "spare": spare}, {"x": ["n", 40]}, nodes)}, tmp_path)
+    assert read(tmp_path / "only.onnx").keys() == {"weight", "bias"}
+    assert (tmp_path / "weights.bin").stat().st_size == weight.nbytes
 
 
 def test_a_model_stored_can_be_used_further(tmp_path: Path) -> None:
