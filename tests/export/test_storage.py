@@ -34,11 +34,17 @@ def linear(weight: Array, bias: Array) -> ir.Model:
 
 def model(weights: Weights, inputs: Mapping[str, Any], nodes: list[str]) -> ir.Model:
     made = [helper.make_node(name, rest[:-1], rest[-1:]) for name, *rest in map(str.split, nodes)]
+    read = {name for node in made for name in node.input}
     proto = helper.make_graph(
         made,
         "graph",
         [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(node.output[0], onnx.TensorProto.FLOAT, None) for node in made[-1:]],
+        [
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            for node in made
+            for name in node.output
+            if name not in read
+        ],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )
     opset = helper.make_opsetid("", 24)
