@@ -1,6 +1,6 @@
 """Which weights are quantized how: for each graph of a bundle, patterns of their names and methods, in order.
 
-Each method stands where it measured fastest (docs/performance.md).
+Each method stands where it measured fastest (docs/experiments.md).
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -3,7 +3,7 @@
 x86 without VNNI multiplies unsigned numbers of 8 bits by signed ones and adds up the products of two neighbouring
 inputs in 16 bits, which 255 * 127 + 255 * 127 overflows. 255 * 128 does not: so the two weights of a pair share the
 range that one would have by itself. Where they have different signs, or one is small, that costs nothing; the scales of
-trained models grow by 7 to 23 % on average (docs/performance.md).
+trained models grow by 7 to 23 % on average (docs/experiments.md).
 """
 
 from typing import Any

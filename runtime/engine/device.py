@@ -121,7 +121,7 @@ def open_session(path: Path, device: Device, threads: int = 0) -> ort.InferenceS
 
     Raises DeviceError when the device's provider was not taken up, which onnxruntime itself would pass over.
     """
-    # on the CPU an addition and a normalisation in one node take six times as long as in two (docs/performance.md)
+    # on the CPU an addition and a normalisation in one node take six times as long as in two (docs/experiments.md)
     disabled = ["SkipLayerNormFusion"] if device.name == "cpu" else []
     options = session_options(threads)
     session = ort.InferenceSession(str(path), options, providers=device.providers, disabled_optimizers=disabled)

@@ -19,7 +19,7 @@ class Greedy:
 
     def __init__(self, model: TextModel) -> None:
         self.model = model
-        # a second core that has slept is awake when most of a text is written (docs/performance.md)
+        # a second core that has slept is awake when most of a text is written (docs/experiments.md)
         self._sessions = model.sessions.on(1)
         self._taken = threading.Lock()
         # opened while the caller goes on

@@ -19,7 +19,7 @@ from heedful.runtime.text.tokens import TextTokens
 # sources are padded to a multiple of this whatever is beside them: the order in which attention adds up its scores
 # depends on their number
 _STRIDE = 2
-# bytes of weights; below it threads wait for one another longer than they save (docs/performance.md)
+# bytes of weights; below it threads wait for one another longer than they save (docs/experiments.md)
 _LARGE = 64 << 20
 GREEDY = {False: "greedy", True: "greedy-shortlist"}
 """Graphs that write a text in one run, by whether they keep to the shortlist (export/greedy.py)."""
