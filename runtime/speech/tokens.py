@@ -55,8 +55,14 @@ class SpeechTokens:
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
-        """The whole tokenizer."""
-        return self._open()
+        """The whole tokenizer, to which the name of a token that is no text is only text."""
+        tokenizer = self._open()
+        # the file says neither that nor that timestamps are special
+        tokenizer.add_special_tokens(
+            [tokenizer.id_to_token(i) for i in range(self.special.end, tokenizer.get_vocab_size())]
+        )
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
     @property
     def multilingual(self) -> bool:

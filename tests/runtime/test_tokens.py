@@ -44,11 +44,13 @@ def byte_tokenizer() -> Tokenizer:
 TOKENIZER = byte_tokenizer()
 
 
-def speech_tokens(languages: tuple[str, ...] = LANGUAGES, vocabulary: list[str] | None = None) -> SpeechTokens:
+def speech_tokens(
+    languages: tuple[str, ...] = LANGUAGES, vocabulary: list[str] | None = None, tokenizer: Tokenizer = TOKENIZER
+) -> SpeechTokens:
     special = {field: TOKENIZER.token_to_id(f"<|{name}|>") for field, name in NAMES.items()}
     ids = {language: TOKENIZER.token_to_id(f"<|{language}|>") for language in languages}
     first = {"first_timestamp": TOKENIZER.get_vocab_size()}
-    return SpeechTokens(lambda: TOKENIZER, special | {"languages": ids} | first, POSITIONS, vocabulary)
+    return SpeechTokens(lambda: tokenizer, special | {"languages": ids} | first, POSITIONS, vocabulary)
 
 
 TOKENS = speech_tokens()
@@ -56,7 +58,7 @@ ENGLISH_ONLY = speech_tokens(())
 
 
 def ids_of(text: str) -> list[int]:
-    return list(TOKENIZER.encode(text, add_special_tokens=False).ids)
+    return list(TOKENS.tokenizer.encode(text, add_special_tokens=False).ids)
 
 
 def texts_of(text: str, language: str) -> list[str]:
@@ -143,6 +145,15 @@ def test_a_broken_character_spoils_no_words_after_it(broken: list[int]) -> None:
 @given(text=SPOKEN)
 def test_text_is_encoded_as_it_would_go_on(text: str) -> None:
     assert TOKENS.text(TOKENS.encode(text)) == " " + text.strip()
+
+
+@pytest.mark.parametrize("name", [*NAMES.values(), "pt", "0.00"])
+def test_the_name_of_a_special_token_is_only_text(name: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["<|0.00|>"])  # which is not special in Whisper's file either
+    tokens = speech_tokens(tokenizer=tokenizer)
+    text = f"hi <|{name}|>there"
+    assert tokens.text(tokens.encode(text)) == f" {text}"
 
 
 def test_text_leaves_special_tokens_and_timestamps_out() -> None:
