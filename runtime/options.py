@@ -35,6 +35,17 @@ def check_kind(name: str, value: object, kind: type) -> None:
         raise InputError(f"{name} must be a {kind.__name__}, not {value!r}")
 
 
+def check_text(name: str, value: object) -> None:
+    """Raise InputError unless `value`, of the option `name`, is a str that UTF-8 can hold."""
+    check_kind(name, value, str)
+    assert isinstance(value, str)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"half of a character, {value[error.start]!r} at {error.start}"
+        raise InputError(f"{name} has {half}: decode it anew, all of it as UTF-8 or UTF-16") from None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchOptions:
     """How a text is searched for; where one is None the bundle's own setting holds.
@@ -66,7 +77,7 @@ class SearchOptions:
             if value is not None:
                 check_whole(name, value, least, most)
         if self.prompt is not None:
-            check_kind("prompt", self.prompt, str)
+            check_text("prompt", self.prompt)
         if not isinstance(self.early_stopping, bool | None) and self.early_stopping != "never":
             raise InputError(f"early_stopping must be True, False or 'never', not {self.early_stopping!r}")
         for name in ("length_penalty", "repetition_penalty"):

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from heedful.runtime.errors import InputError
-from heedful.runtime.options import check_whole, options_of
+from heedful.runtime.options import check_kind, check_number, check_text, check_whole, options_of
 from heedful.runtime.speech.vad import VadOptions
 
 Task = Literal["transcribe", "translate"]
+
+_TEXTS = ("language", "initial_prompt", "hotwords")
+_SWITCHES = ("condition_on_previous_text", "timestamps", "words")
+_NUMBERS = ("patience", "length_penalty", "max_initial_timestamp")
+_THRESHOLDS = ("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +59,19 @@ class TranscribeOptions:
             check_whole(name, getattr(self, name), 1, 256)
         if self.task not in get_args(Task):
             raise InputError(f"unknown task {self.task!r}: choose one of {', '.join(get_args(Task))}")
-        temperatures = self.temperatures
-        if not temperatures or not all(math.isfinite(t) and t >= 0 for t in temperatures):
-            raise InputError(f"temperatures must be one or more numbers of at least 0, not {temperatures!r}")
+        if not _are_temperatures(self.temperatures):
+            raise InputError(f"temperatures must be one or more numbers of at least 0, not {self.temperatures!r}")
+        check_whole("seed", self.seed, 0, 2**63 - 1)
+        for name in _SWITCHES:
+            check_kind(name, getattr(self, name), bool)
+        for name in _NUMBERS:
+            check_number(name, getattr(self, name))
+        for names, check in ((_TEXTS, check_text), (_THRESHOLDS, check_number)):
+            for name in names:
+                if (value := getattr(self, name)) is not None:
+                    check(name, value)
+        if not isinstance(self.vad, bool | VadOptions | None):
+            raise InputError(f"vad must be True, False or VadOptions, not {self.vad!r}")
         if not self.patience > 0:
             raise InputError(f"patience must be above 0, not {self.patience!r}")
         if not self.max_initial_timestamp >= 0:
@@ -75,3 +90,9 @@ class TranscribeOptions:
     def of(cls, **given: object) -> "TranscribeOptions":
         """Options from keyword arguments; InputError names one that does not exist."""
         return options_of(cls, given)
+
+
+def _are_temperatures(value: object) -> bool:
+    if not isinstance(value, tuple | list) or not value:
+        return False
+    return all(isinstance(t, float | int) and math.isfinite(t) and t >= 0 for t in value)

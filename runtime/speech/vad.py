@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.runtime.errors import InputError
+from heedful.runtime.options import check_number
 from heedful.runtime.speech.audio import SAMPLE_RATE
 
 FRAME = 512
@@ -40,11 +41,13 @@ class VadOptions:
     max_gap: float = 5.0
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            check_number(field.name, getattr(self, field.name))
         if not 0 < self.threshold < 1:
             raise InputError(f"threshold {self.threshold!r}: choose a probability between 0 and 1")
         for field in fields(self)[1:]:
             seconds = getattr(self, field.name)
-            if not 0 <= seconds < math.inf:
+            if seconds < 0:
                 raise InputError(f"{field.name} {seconds!r}: choose a number of seconds, 0 or more")
 
 

@@ -27,6 +27,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     ({"count": 4, "beams": 3}, "count must be at most the beams, 3, not 4"),
     ({"heatmaps": 1}, "heatmaps must be a bool"),
     ({"prompt": b"a photo"}, "prompt must be a str"),
+    ({"prompt": "a \udc00 photo"}, r"prompt has half of a character, '\\udc00' at 2"),
     ({"early_stopping": "always"}, "early_stopping must be True, False or 'never'"),
     ({"repetition_penalty": -1.0}, "repetition_penalty must be above 0"),
     ({"no_repeat_ngram": -1}, "no_repeat_ngram must be a whole number from 0"),

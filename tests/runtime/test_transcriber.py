@@ -155,12 +155,30 @@ def test_windows_follow_one_another_to_the_end(seeded: Transcriber) -> None:
         ({"beams": 0}, "beams"),
         ({"beams": 2.5}, "beams"),
         ({"task": "sing"}, "unknown task 'sing'"),
-        ({"temperatures": ()}, "temperatures"),
-        ({"temperatures": (float("nan"),)}, "temperatures"),
+        *[
+            ({"temperatures": value}, "temperatures must be one or more")
+            for value in ((), (float("nan"),), 0.2, "0", ["0"])
+        ],
         ({"batch": 4, "vad": False}, "vad"),
         ({"beam_size": 5}, "unknown option 'beam_size'"),
-        ({"patience": 0}, "patience"),
+        ({"patience": 0}, "patience must be above 0"),
+        *[
+            ({name: "1"}, f"{name} must be a number")
+            for name in ("patience", "length_penalty", "max_initial_timestamp")
+        ],
+        ({"length_penalty": float("inf")}, "length_penalty must be a number"),
+        *[
+            ({f"{name}_threshold": "1"}, f"{name}_threshold must be")
+            for name in ("compression_ratio", "logprob", "no_speech")
+        ],
+        ({"max_initial_timestamp": -0.1}, "max_initial_timestamp must be at least 0"),
+        *[({name: None}, f"{name} must be a bool") for name in ("condition_on_previous_text", "timestamps", "words")],
+        *[({name: ["hi"]}, f"{name} must be a str") for name in ("language", "initial_prompt", "hotwords")],
+        ({"initial_prompt": "hi \ud83d"}, r"initial_prompt has half of a character, '\\ud83d' at 3"),
+        ({"vad": "yes"}, "vad must be True, False or VadOptions"),
+        *[({"seed": value}, "seed must be a whole number from 0") for value in (-1, 0.5, None)],
     ],
+    ids=lambda value: str(value)[:40],
 )
 def test_an_option_that_cannot_be_is_named(seeded: Transcriber, options: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):

@@ -264,8 +264,9 @@ def test_windows_come_before_the_recording_ends() -> None:
         (lambda: VadOptions(threshold=0), "threshold 0"),
         (lambda: VadOptions(threshold=1.5), "threshold 1.5"),
         (lambda: VadOptions(min_speech=-1), "min_speech -1"),
-        (lambda: VadOptions(min_silence=math.nan), "min_silence nan"),
-        (lambda: VadOptions(pad=math.inf), "pad inf"),
+        (lambda: VadOptions(min_silence=math.nan), "min_silence must be a number"),
+        (lambda: VadOptions(pad=math.inf), "pad must be a number"),
+        (lambda: VadOptions(threshold="0.5"), "threshold must be a number"),  # type: ignore[arg-type]
         (lambda: VadOptions(max_gap=-0.1), "max_gap -0.1"),
         (lambda: speech_windows([], VadOptions(), 0.5), "max_seconds 0.5"),
         (lambda: speech_windows([], VadOptions(pad=3), 5), "max_seconds 5"),
