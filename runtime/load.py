@@ -9,7 +9,8 @@ from typing import Any
 from heedful.runtime.bundle import open_bundle
 from heedful.runtime.engine.device import DeviceName, choose_device
 from heedful.runtime.engine.sessions import Sessions
-from heedful.runtime.errors import BundleError, InputError
+from heedful.runtime.errors import BundleError
+from heedful.runtime.options import check_whole
 
 QUEUE = 64
 
@@ -59,9 +60,8 @@ def load(
     Raises BundleError for a bundle that cannot be trusted or read, DeviceError for a device that is not to be had,
     InputError for an argument that makes no sense.
     """
-    for name, value in (("rows", rows), ("queue", queue)):
-        if value is not None and not 1 <= value <= 1024:
-            raise InputError(f"{name} must be a whole number from 1 to 1024, not {value!r}")
+    for name, value, least in (("threads", threads, 0), ("rows", 1 if rows is None else rows, 1), ("queue", queue, 1)):
+        check_whole(name, value, least, 1024)
     opened = open_bundle(bundle, remembered=True)
     task = opened.manifest["task"]
     if task not in TASKS:

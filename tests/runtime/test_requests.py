@@ -4,6 +4,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -93,8 +94,11 @@ def test_more_windows_than_rows_are_an_error(seeded: Transcriber) -> None:
         seeded(noise(0, 1), sample_rate=RATE, language="en", batch=4)
 
 
-@pytest.mark.parametrize("name", ["rows", "queue"])
-@pytest.mark.parametrize("value", [0, 1025])
-def test_rows_and_queue_have_bounds(seeded_bundle: Path, name: str, value: int) -> None:
-    with pytest.raises(InputError, match=f"{name} must be"):
-        load(seeded_bundle, "cpu", **{name: value})
+SIZES = [("threads", -1), ("rows", 0), ("queue", 0), *[(name, 1025) for name in ("threads", "rows", "queue")]]
+
+
+@pytest.mark.parametrize(("name", "value"), [*SIZES, ("threads", None), ("rows", "3"), ("queue", 2.0)])
+def test_sizes_have_bounds(seeded_bundle: Path, name: str, value: object) -> None:
+    sizes: dict[str, Any] = {name: value}
+    with pytest.raises(InputError, match=f"{name} must be a whole number from"):
+        load(seeded_bundle, "cpu", **sizes)
