@@ -1,12 +1,15 @@
 """What the options of all tasks share: frozen dataclasses made from a caller's keyword arguments."""
 
-import math
+import sys
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
 from heedful.runtime.errors import InputError
 
 T = TypeVar("T")
+
+STEEPEST = 50
+"""The largest length_penalty: a million tokens to that power are a number still."""
 
 
 def options_of(kind: type[T], given: dict[str, Any]) -> T:
@@ -23,10 +26,11 @@ def check_whole(name: str, value: object, least: int, most: int) -> None:
         raise InputError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
 
 
-def check_number(name: str, value: object) -> None:
-    """Raise InputError unless `value`, of the option `name`, is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, float | int) or not math.isfinite(value):
-        raise InputError(f"{name} must be a number, not {value!r}")
+def check_number(name: str, value: object, most: float = sys.float_info.max) -> None:
+    """Raise InputError unless `value`, of the option `name`, is a finite number from -`most` to `most`."""
+    if isinstance(value, bool) or not isinstance(value, float | int) or not abs(value) <= most:
+        within = "" if most == sys.float_info.max else f" from {-most} to {most}"
+        raise InputError(f"{name} must be a number{within}, not {value!r}")
 
 
 def check_kind(name: str, value: object, kind: type) -> None:
@@ -80,11 +84,12 @@ class SearchOptions:
             check_text("prompt", self.prompt)
         if not isinstance(self.early_stopping, bool | None) and self.early_stopping != "never":
             raise InputError(f"early_stopping must be True, False or 'never', not {self.early_stopping!r}")
-        for name in ("length_penalty", "repetition_penalty"):
-            if (value := getattr(self, name)) is not None:
-                check_number(name, value)
-        if self.repetition_penalty is not None and self.repetition_penalty <= 0:
-            raise InputError(f"repetition_penalty must be above 0, not {self.repetition_penalty!r}")
+        if self.length_penalty is not None:
+            check_number("length_penalty", self.length_penalty, STEEPEST)
+        if self.repetition_penalty is not None:
+            check_number("repetition_penalty", self.repetition_penalty)
+            if self.repetition_penalty <= 0:
+                raise InputError(f"repetition_penalty must be above 0, not {self.repetition_penalty!r}")
 
     def search(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The bundle's `settings` with what is given here in their place."""

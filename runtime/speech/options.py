@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from heedful.runtime.errors import InputError
-from heedful.runtime.options import check_kind, check_number, check_text, check_whole, options_of
+from heedful.runtime.options import STEEPEST, check_kind, check_number, check_text, check_whole, options_of
 from heedful.runtime.speech.vad import VadOptions
 
 Task = Literal["transcribe", "translate"]
 
 _TEXTS = ("language", "initial_prompt", "hotwords")
 _SWITCHES = ("condition_on_previous_text", "timestamps", "words")
-_NUMBERS = ("patience", "length_penalty", "max_initial_timestamp")
+_NUMBERS = ("patience", "max_initial_timestamp")
 _THRESHOLDS = ("compression_ratio_threshold", "logprob_threshold", "no_speech_threshold")
 
 
@@ -64,6 +64,7 @@ class TranscribeOptions:
         check_whole("seed", self.seed, 0, 2**63 - 1)
         for name in _SWITCHES:
             check_kind(name, getattr(self, name), bool)
+        check_number("length_penalty", self.length_penalty, STEEPEST)
         for name in _NUMBERS:
             check_number(name, getattr(self, name))
         for names, check in ((_TEXTS, check_text), (_THRESHOLDS, check_number)):

@@ -23,7 +23,7 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str]] = [
     *[({"beams": value}, "beams must be a whole number from 1 to 256") for value in (0, 257, 1.0, "4")],
     *[({"batch": value}, "batch must be a whole number from 1 to 1024") for value in (0, 1025, 8.0, None)],
     *[({"max_length": value}, "max_length must be a whole number from 1") for value in (0, 1e3)],
-    *[({"length_penalty": value}, "length_penalty must be a number") for value in (float("nan"), "1", True)],
+    *[({"length_penalty": value}, "length_penalty must be a number") for value in (float("nan"), "1", True, 51, -51)],
     ({"count": 4, "beams": 3}, "count must be at most the beams, 3, not 4"),
     ({"heatmaps": 1}, "heatmaps must be a bool"),
     ({"prompt": b"a photo"}, "prompt must be a str"),

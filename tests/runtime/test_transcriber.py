@@ -162,11 +162,11 @@ def test_windows_follow_one_another_to_the_end(seeded: Transcriber) -> None:
         ({"batch": 4, "vad": False}, "vad"),
         ({"beam_size": 5}, "unknown option 'beam_size'"),
         ({"patience": 0}, "patience must be above 0"),
+        *[({name: "1"}, f"{name} must be a number") for name in ("patience", "max_initial_timestamp")],
         *[
-            ({name: "1"}, f"{name} must be a number")
-            for name in ("patience", "length_penalty", "max_initial_timestamp")
+            ({"length_penalty": value}, "length_penalty must be a number from -50 to 50")
+            for value in (float("inf"), 51, "1")
         ],
-        ({"length_penalty": float("inf")}, "length_penalty must be a number"),
         *[
             ({f"{name}_threshold": "1"}, f"{name}_threshold must be")
             for name in ("compression_ratio", "logprob", "no_speech")
