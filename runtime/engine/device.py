@@ -96,12 +96,9 @@ def session_options(threads: int = 0) -> ort.SessionOptions:
     options.log_severity_level = 3
     # idle threads look out for work for so long, not for a millisecond, in which whoever else needs the core would wait
     options.add_session_config_entry("session.intra_op.spin_duration_us", "100")
-    if threads != 1:
-        # graphs that share the cores seldom run at the same time, so they share memory too; those that have a core each
-        # would wait for one another where they ask for it
-        with _REGISTERING:
-            _share_memory()
-        options.add_session_config_entry("session.use_env_allocators", "1")
+    with _REGISTERING:
+        _share_memory()
+    options.add_session_config_entry("session.use_env_allocators", "1")
     return options
 
 

@@ -167,7 +167,7 @@ def test_graphs_that_run_in_turns_share_their_memory(tmp_path: Path, resident: C
     graph = helper.make_graph(nodes, "large", inputs, outputs)
     path = tmp_path / "large.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
-    first, second = (open_session(path, Device("cpu"), 2) for _ in range(2))
+    first, second = (open_session(path, Device("cpu"), threads) for threads in (2, 1))
     given = {"count": np.array([size])}
 
     assert first.run(None, given)[0] == size
