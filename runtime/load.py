@@ -60,8 +60,10 @@ def load(
     Raises BundleError for a bundle that cannot be trusted or read, DeviceError for a device that is not to be had,
     InputError for an argument that makes no sense.
     """
-    for name, value, least in (("threads", threads, 0), ("rows", 1 if rows is None else rows, 1), ("queue", queue, 1)):
-        check_whole(name, value, least, 1024)
+    check_whole("threads", threads, 0, 1024)
+    check_whole("queue", queue, 1, 1024)
+    if rows is not None:
+        check_whole("rows", rows, 1, 1024)
     opened = open_bundle(bundle, remembered=True)
     task = opened.manifest["task"]
     if task not in TASKS:

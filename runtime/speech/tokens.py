@@ -57,10 +57,9 @@ class SpeechTokens:
     def tokenizer(self) -> Tokenizer:
         """The whole tokenizer, to which the name of a token that is no text is only text."""
         tokenizer = self._open()
+        added = tokenizer.get_added_tokens_decoder().items()
         # the file says neither that nor that timestamps are special
-        tokenizer.add_special_tokens(
-            [tokenizer.id_to_token(i) for i in range(self.special.end, tokenizer.get_vocab_size())]
-        )
+        tokenizer.add_special_tokens([token.content for number, token in added if number >= self.special.end])
         tokenizer.encode_special_tokens = True
         return tokenizer
 
