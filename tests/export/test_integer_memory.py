@@ -119,7 +119,8 @@ def test_it_is_attention(seed: int, batch: int, heads: int, queries: int, frames
         key, values = feeds[f"{layer}.key"], feeds[f"{layer}.value"]
         # beside what values of size 1 come to: those of many frames may come to nothing
         size = np.sqrt((shares(query, key) ** 2).sum(-1).mean())
-        assert np.sqrt(((found - expected(query, key, values)) ** 2).mean()) < 0.1 * size
+        off = np.sqrt(((found - expected(query, key, values)) ** 2).mean()) / size
+        assert off < 0.05 + 0.1 / np.sqrt(found.size)  # the fewer, the more is left to chance
 
 
 def test_it_is_attention_to_three_percent() -> None:
