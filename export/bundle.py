@@ -20,6 +20,7 @@ from heedful.export.greedy import repeat
 from heedful.export.integer import find_scales
 from heedful.export.plan import BEAMS, GREEDY, quantize
 from heedful.export.rank import rank_logits
+from heedful.export.reshape import state_shapes
 from heedful.export.shortlist import FILE as SHORTLIST
 from heedful.export.shortlist import SHORT, Shortlist, keep_to_words, shorten
 from heedful.export.smooth import smooth, smooth_logits
@@ -138,6 +139,7 @@ def _graphs(
         report(f"tracing the {graph.name}")
         traced[graph.name] = trace(graph)
         unfold_convolutions(traced[graph.name])
+        state_shapes(traced[graph.name])
     if precision == "int8":
         if BEAMS in family.plan:
             traced[BEAMS] = traced["decoder"].clone()

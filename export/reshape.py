@@ -1,10 +1,30 @@
-"""Changes of shape in one step: what only regroups the numbers of a tensor of known sizes, in the order they are in."""
+"""Changes of shape with less work: what only regroups the numbers of a tensor, in the order they are in."""
 
 import onnx_ir as ir
 
 from heedful.export.constants import integers
 
 _REGROUPING = {"Reshape", "Squeeze", "Unsqueeze", "Identity"}
+
+
+def state_shapes(model: ir.Model) -> None:
+    """State the shapes that `Reshape` makes, in place, where `model` computes them from sizes that stay in place."""
+    for node in model.graph:
+        source, shape = node.inputs[:2] if node.op_type == "Reshape" else (None, None)
+        before, after = (None if value is None else value.shape for value in (source, node.outputs[0]))
+        if shape is None or shape.const_value is not None or before is None or after is None:
+            continue
+        sizes = [_stated(size, before[axis] if axis < len(before) else None) for axis, size in enumerate(after)]
+        if None not in sizes:
+            node.replace_input_with(1, integers(model, [size for size in sizes if size is not None]))
+            node.attributes.pop("allowzero", None)
+
+
+def _stated(size: int | ir.SymbolicDim, before: int | ir.SymbolicDim | None) -> int | None:
+    """A number for `size` in a shape: 0 says that it is that of the axis `before`, None that there is none."""
+    if isinstance(size, int):
+        return size or None
+    return 0 if size.value is not None and size == before else None
 
 
 def regroup_once(model: ir.Model) -> None:

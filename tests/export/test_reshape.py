@@ -7,12 +7,13 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from heedful.export.reshape import regroup_once
+from heedful.export.reshape import regroup_once, state_shapes
 
 Node = onnx.NodeProto
 
@@ -93,3 +94,44 @@ def test_heads_of_a_single_token_are_cut_by_one_reshape() -> None:
     model = ir.serde.deserialize_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))
     regroup_once(model)
     assert [node.op_type for node in model.graph] == ["Neg", "Reshape"]
+
+
+def heads(model: str, before: list[str | int], after: list[str | int]) -> ir.Model:
+    """`x` (before) regrouped to (after), by a shape that is computed: its first two sizes are those that are there."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"], end=2),
+        helper.make_node("Concat", ["sizes", "rest"], ["shape"], axis=0),
+        helper.make_node("Reshape", ["x", "shape"], ["y"], allowzero=1),
+    ]
+    rest = numpy_helper.from_array(np.array(after[2:], np.int64), "rest")
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes)
+        for name, sizes in zip("xy", (before, after), strict=True)
+    ]
+    graph = helper.make_graph(nodes, model, values[:1], values[1:], [rest])
+    opsets = [helper.make_opsetid("", 21)]
+    return ir.serde.deserialize_model(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+
+
+@given(batch=st.integers(0, 3), tokens=st.integers(0, 3))
+def test_a_shape_of_sizes_that_stay_is_stated(batch: int, tokens: int) -> None:
+    model = heads("cut", ["b", "n", 12], ["b", "n", 3, 4])
+    state_shapes(model)
+    shape = model.graph.node(2).inputs[1]
+    assert shape is not None
+    assert shape.const_value is not None
+    assert shape.const_value.numpy().tolist() == [0, 0, 3, 4]
+    session = ort.InferenceSession(
+        ir.serde.serialize_model(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    x = np.arange(batch * tokens * 12, dtype=np.float32).reshape(batch, tokens, 12)
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], x.reshape(batch, tokens, 3, 4))
+
+
+@pytest.mark.parametrize("before", [["n", "b", 12], [2, 3, 12], ["b*n", 12]])
+def test_a_shape_of_sizes_that_move_is_left_alone(before: list[str | int]) -> None:
+    model = heads("moved", before, ["b", "n", 3, 4])
+    state_shapes(model)
+    shape = model.graph.node(2).inputs[1]
+    assert shape is not None
+    assert shape.producer() is not None
