@@ -28,6 +28,8 @@ from heedful.export.integer_nodes import IntegerNodes, divisor
 # a block of keys should fit in the cache nearest to the core, and its columns in whole vectors
 _WIDEST = 320
 _PARTS = ("key", "key_scale", "key_offset", "value", "value_scale")
+# queries that a scale is for: however many there are
+_ALL = 1 << 16
 # queries are rounded to as many units around it as it is, less one
 _ZERO = 64
 
@@ -75,26 +77,25 @@ def attend_in_integers(model: ir.Model, pattern: str = "") -> None:
         assert value is not None
         assert node.attributes["scale"].as_float() == 1.0, "export/fold.py takes the scales into the queries"
         new = IntegerNodes(model)
+        scale = new.unit(new.largest(query, -1), _ZERO - 1, least=0)  # (b, h, n, 1)
         if zeros is None:
-            like = new("ReduceMax", query, new.integers(-1), keepdims=1)
-            zeros = new("Expand", new.unsigned(_ZERO), new("Shape", like))
-        result = _attention(new, query, zeros, _take_in(model, key, value))
+            zeros = new("Expand", new.unsigned(_ZERO), new("Shape", scale))
+        rounded = new.of_rows(query, _sizes(query)[3], scale, zeros, ir.DataType.UINT8)
+        result = _attention(new, rounded, scale, _take_in(model, key, value))
         ir.convenience.replace_nodes_and_values(model.graph, node, [node], new.made, [node.outputs[0]], [result])
 
 
-def _attention(new: IntegerNodes, query: ir.Value, zeros: ir.Value, memory: Mapping[str, ir.Value]) -> ir.Value:
-    """softmax(Q K^T) V of `query` (b, h, n, d): (b, h, n, d)."""
-    width, frames = _sizes(query)[3], _sizes(memory["value"])[2]
-    scale = new.unit(new.largest(query, -1), _ZERO - 1, least=0)  # (b, h, n, 1)
-    rounded = new.of_rows(query, width, scale, zeros, ir.DataType.UINT8)
-    alone = new("Reshape", rounded, new.integers(0, 0, 0, 1, 1, width))
+def _attention(new: IntegerNodes, query: ir.Value, scale: ir.Value, memory: Mapping[str, ir.Value]) -> ir.Value:
+    """softmax(Q K^T) V of `query` (b, h, n, d) in units of `scale` (b, h, n, 1): (b, h, n, d)."""
+    _, _, frames, width = _sizes(memory["value"])
+    alone = new("Reshape", query, new.integers(0, 0, 0, 1, 1, width))
     product = new("Reshape", new("MatMulInteger", alone, memory["key"]), new.integers(0, 0, 0, frames))
-    real = new("Mul", new("Cast", product, to=ir.DataType.FLOAT), memory["key_scale"])
+    real = new("DequantizeLinear", product, memory["key_scale"], axis=2, block_size=_ALL)
     weights = new("Softmax", new("Mul", new("Sub", real, memory["key_offset"]), scale), axis=-1)  # (b, h, n, f)
     unit = new.unit(new("ReduceMax", weights, new.integers(-1), keepdims=1), 255, least=0)
     shares = new.of_rows(weights, frames, unit, kind=ir.DataType.UINT8)
-    mixed = new("Cast", new("MatMulInteger", shares, memory["value"]), to=ir.DataType.FLOAT)
-    return new("Mul", new("Mul", mixed, memory["value_scale"]), unit)
+    mixed = new("MatMulInteger", shares, memory["value"])
+    return new("Mul", new("DequantizeLinear", mixed, memory["value_scale"], axis=2, block_size=_ALL), unit)
 
 
 def restore_memory(model: ir.Model, pattern: str = "") -> None:
