@@ -79,11 +79,11 @@ def quantize_blockwise(model: ir.Model, pattern: str = "") -> None:
 def look_up(nodes: Nodes, packed: ir.Value, scales: ir.Value, index: ir.Value) -> ir.Value:
     """Rows (..., k) float32 of a quantized matrix (n, k): (code - 128) * scale, block by block, at index (b, n)."""
     assert packed.shape is not None
-    width = int(packed.shape[1]) * int(packed.shape[2])  # type: ignore[arg-type]
-    codes, factors = (nodes("Gather", value, index, axis=0) for value in (packed, scales))
-    centred = nodes("Sub", nodes("Cast", codes, to=ir.DataType.FLOAT), nodes.number(128.0))
-    scaled = nodes("Mul", centred, nodes("Unsqueeze", factors, nodes.integers(-1)))
-    return nodes("Reshape", scaled, nodes.integers(0, 0, width))
+    assert packed.const_value is not None
+    rows, blocks, size = (int(each) for each in packed.shape)  # type: ignore[arg-type]
+    table = constant(nodes.model, f"{packed.name}.rows", packed.const_value.numpy().reshape(rows, blocks * size))
+    how = {"bits": 8, "block_size": size, "gather_axis": 0, "quantize_axis": 1}
+    return nodes("GatherBlockQuantized", table, index, scales, domain=MICROSOFT, **how)
 
 
 def products(model: ir.Model, pattern: str) -> list[tuple[ir.Node, NDArray[np.float32]]]:

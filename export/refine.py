@@ -5,6 +5,7 @@ their logits, from rows of 8 bits and hidden states as they are, are nearer to t
 throughout. The others have a part in the sum of probabilities only.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from heedful.export.constants import MICROSOFT, Nodes, constant
 from heedful.export.quantize import look_up
-from heedful.export.rank import Ranked, in_order, top, total_of
+from heedful.export.rank import in_order, top
 
 # tokens that are looked at again; the likeliest of all was never behind the fourth (docs/quality.md)
 _AGAIN = 32
@@ -32,86 +33,101 @@ class Blocks(NamedTuple):
     codes: NDArray[np.uint8]
     scales: NDArray[np.float32]
 
+    def rows(self, chosen: slice | Sequence[int]) -> "Blocks":
+        """Some of its rows."""
+        return Blocks(self.codes[chosen], self.scales[chosen])
+
+
+class Likeliest(NamedTuple):
+    """Of the text tokens that may come: the likeliest one's `logit` (m, 1), the `token` (m, 1) that it is, and `total`
+    (m, 1), log(sum(exp(logits))) of them all.
+    """
+
+    logit: ir.Value
+    token: ir.Value
+    total: ir.Value
+
 
 @dataclass(frozen=True)
 class Refined:
-    """Logits of m hidden states: `coarse` (m, bound) in 4 bits, `behind` those of all other tokens in 8; and what they
-    are made from, `hidden` (m, k), the embedding's blocks and what a unit of each stands for.
+    """Logits of m hidden states, those of tokens that `never` come at minus infinity: `coarse` (m, bound) in 4 bits,
+    and `behind` those of all other tokens in 8; and what they are made from, `hidden` (m, k) and the `embedding`.
     """
 
     bound: int
+    never: Sequence[int]
     coarse: ir.Value
     behind: ir.Value
     hidden: ir.Value
-    blocks: ir.Value
-    scales: ir.Value
+    embedding: tuple[ir.Value, ir.Value]
+    blocks: Blocks
 
-    def text(self, nodes: Nodes, barred: ir.Value, best: ir.Value) -> Ranked:
-        """What `rank` says of the first `bound` tokens less those that are `barred` by minus infinity, though of all
-        that are looked at again, whatever `best` is.
-        """
-        ruled = nodes("Add", self.coarse, barred)
-        ruled.shape, ruled.type = self.coarse.shape, self.coarse.type
-        refined, logits, tokens = self._refine(nodes, ruled)
-        return Ranked(logits, tokens, total_of(nodes, refined, logits, tokens))
-
-    def rest(self, nodes: Nodes) -> ir.Value:
-        """The logits of the others."""
-        return self.behind
-
-    def of(self, nodes: Nodes, tokens: ir.Value, count: int) -> ir.Value:
-        """The logits of `count` of the first tokens."""
-        return nodes("Gather", self.coarse, tokens, axis=1)
+    def likeliest(self, nodes: Nodes) -> Likeliest:
+        """What there is to say of the first `bound` tokens."""
+        logits, tokens, refined = self._refine(nodes)
+        logit, place = in_order(nodes, logits, nodes.integers(1))
+        token = nodes("GatherElements", tokens, place, axis=1)
+        normalised = nodes("GatherElements", nodes("LogSoftmax", refined, axis=-1), token, axis=1)
+        return Likeliest(logit, token, nodes("Sub", logit, normalised))
 
     def whole(self, nodes: Nodes) -> ir.Value:
-        """All logits (m, vocabulary)."""
-        return nodes("Concat", self._refine(nodes, self.coarse)[0], self.behind, axis=1)
+        """All logits (m, vocabulary), also of tokens that never come."""
+        logits = nodes("Concat", self._refine(nodes)[-1], self.behind, axis=1)
+        barred = _multiply(nodes, self.hidden, "barred", self.blocks.rows(self.never), 8)
+        tokens = constant(nodes.model, "barred.tokens", np.asarray([self.never], np.int64))
+        return nodes("ScatterElements", logits, nodes("Expand", tokens, nodes("Shape", barred)), barred, axis=1)
 
-    def _refine(self, nodes: Nodes, coarse: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """`coarse` with the largest computed anew, and those, in falling order, with their tokens."""
-        last, again = nodes.integers(-1), nodes.integers(min(_AGAIN, self.bound))
-        _, likeliest = top(nodes, coarse, again)
-        rows = look_up(nodes, self.blocks, self.scales, likeliest)
+    def _refine(self, nodes: Nodes) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """The likeliest few computed anew, which tokens they are, and `coarse` with them."""
+        last = nodes.integers(-1)
+        count = min(_AGAIN, self.bound - sum(token < self.bound for token in self.never))
+        _, tokens = top(nodes, self.coarse, nodes.integers(count))
+        rows = look_up(nodes, *self.embedding, tokens)
         exact = nodes("Squeeze", nodes("MatMul", rows, nodes("Unsqueeze", self.hidden, last)), last)
-        logits, order = in_order(nodes, exact, again)
-        tokens = nodes("GatherElements", likeliest, order, axis=1)
-        return nodes("ScatterElements", coarse, likeliest, exact, axis=1), logits, tokens
+        return exact, tokens, nodes("ScatterElements", self.coarse, tokens, exact, axis=1)
 
 
-def refine_logits(model: ir.Model, logits: ir.Value, bound: int) -> Refined:
+def refine_logits(model: ir.Model, logits: ir.Value, bound: int, never: Sequence[int]) -> Refined:
     """Have the decoder `model`, quantized by `quantize_blockwise`, compute the parts of `logits`, in place."""
     product = logits.producer()
     assert product is not None
     assert logits.shape is not None
-    hidden, blocks, scales = product.inputs[:3]
+    hidden, codes, scales = product.inputs[:3]
     assert hidden is not None
-    assert blocks is not None
+    assert codes is not None
     assert scales is not None
-    known = Blocks(*(value.const_value.numpy() for value in (blocks, scales) if value.const_value is not None))
-    first, others = (Blocks(known.codes[part], known.scales[part]) for part in (slice(bound), slice(bound, None)))
+    known = Blocks(*(value.const_value.numpy() for value in (codes, scales) if value.const_value is not None))
+    barred = np.zeros(len(known.codes), np.float32)
+    barred[list(never)] = -np.inf
     nodes = Nodes(model)
-    coarse = _one_by_one(nodes, hidden, "coarse", in_4_bits(first))
-    behind = _multiply(nodes, hidden, "behind", others, 8)
-    for value, count in ((coarse, bound), (behind, len(others.codes))):
+    coarse = _one_by_one(nodes, hidden, "coarse", in_4_bits(known.rows(slice(bound))), barred[:bound])
+    behind = _multiply(nodes, hidden, "behind", known.rows(slice(bound, None)), 8, barred[bound:])
+    for value, count in ((coarse, bound), (behind, len(barred) - bound)):
         value.type, value.shape = logits.type, ir.Shape([logits.shape[0], count])
     model.graph.extend(nodes.made)
-    return Refined(bound, coarse, behind, hidden, blocks, scales)
+    return Refined(bound, never, coarse, behind, hidden, (codes, scales), known)
 
 
-def _one_by_one(nodes: Nodes, rows: ir.Value, name: str, matrix: Blocks) -> ir.Value:
+def _one_by_one(nodes: Nodes, rows: ir.Value, name: str, matrix: Blocks, bias: NDArray[np.float32]) -> ir.Value:
     """The product of each row by itself with a matrix of 4 bits: the kernel adds up two rows at a time in another
-    order, so that a row would depend on whether it has a neighbour, and several take it hardly less time.
+    order, so that the last bits of a row's score would depend on whether it has a neighbour.
     """
     within, apart = Nodes(nodes.model), nodes.integers(1)
     row = ir.Value(name=f"{name}.row", shape=ir.Shape([1, None]), type=ir.TensorType(ir.DataType.FLOAT))
-    body = within.body(name, [row], [_multiply(within, row, name, matrix, 4)])
+    body = within.body(name, [row], [_multiply(within, row, name, matrix, 4, bias)])
     scan = ir.node("Scan", [nodes("Unsqueeze", rows, apart)], {"body": body, "num_scan_inputs": 1})
     nodes.made.append(scan)
     return nodes("Squeeze", scan.outputs[0], apart)
 
 
-def _multiply(nodes: Nodes, rows: ir.Value, name: str, matrix: Blocks, bits: int) -> ir.Value:
-    weights = [constant(nodes.model, f"{name}.{part}", array) for part, array in matrix._asdict().items()]
+def _multiply(
+    nodes: Nodes, rows: ir.Value, name: str, matrix: Blocks, bits: int, bias: NDArray[np.float32] | None = None
+) -> ir.Value:
+    weights: list[ir.Value | None] = [
+        constant(nodes.model, f"{name}.{part}", array) for part, array in matrix._asdict().items()
+    ]
+    if bias is not None:
+        weights += [None, None, constant(nodes.model, f"{name}.bias", bias)]
     count, blocks, size = len(matrix.codes), matrix.codes.shape[1], 8 // bits * matrix.codes.shape[2]
     sizes = {"K": blocks * size, "N": count, "block_size": size}
     return nodes("MatMulNBits", rows, *weights, domain=MICROSOFT, bits=bits, accuracy_level=4, **sizes)

@@ -5,10 +5,9 @@ before any logits are known, the input `rule`, is one of two things: text may go
 the end token or a timestamp; and which timestamp is the earliest. What opens a window is left to the host.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -21,80 +20,66 @@ from heedful.export.refine import Refined, refine_logits
 _LOWEST = float(np.finfo(np.float32).min)
 
 
+class _Tokens(NamedTuple):
+    """The vocabulary: text, of which `bound` tokens are whole blocks, the `end` token, others up to the `first`
+    timestamp, timestamps up to its `size`; and the tokens before those that `never` come.
+    """
+
+    bound: int
+    end: int
+    first: int
+    size: int
+    never: Sequence[int]
+
+
 def rank_speech(model: ir.Model, speech: Mapping[str, Any]) -> None:
     """Have the decoder `model`, in place, `hand_over` its best logits by the rules; `speech` is a part of bundle.json.
 
     Its input `rule` (m, 2) int64 has for each row whether a segment is being closed, and the first of the timestamps
     that may come. Its outputs `best_logits`, `best_tokens` and `allowed` are of what may come, `total` is of all. Where
-    an embedding in blocks is the matrix of its logits, they are refined (export/refine.py).
+    an embedding in blocks is the matrix of its logits, they are refined (export/refine.py): such a decoder is for
+    greedy search, its best is one token, whatever `best` is, and its `total` of what may come.
     """
     logits = next(value for value in model.graph.outputs if value.name == "logits")
     assert logits.shape is not None
     rule = ir.Value(name="rule", shape=ir.Shape([logits.shape[0], 2]), type=ir.TensorType(ir.DataType.INT64))
-    end, product = speech["tokens"]["end"], logits.producer()
-    # whole blocks, of which the best are sought
-    bound = end // BLOCK * BLOCK or end
+    tokens, product = _tokens(speech, int(logits.shape[1])), logits.producer()  # type: ignore[arg-type]
     if product is None or product.op_type != "MatMulNBits":
-        hand_over(model, partial(_rank, source=_Whole(logits, bound), rule=rule, speech=speech), rule)
+        hand_over(model, partial(_rank, tokens=tokens, rule=rule), rule)
         return
-    refined = refine_logits(model, logits, bound)
-    hand_over(model, partial(_rank, source=refined, rule=rule, speech=speech), rule, whole=refined.whole)
+    refined = refine_logits(model, logits, tokens.bound, tokens.never)
+    choose = partial(_choose, refined=refined, tokens=tokens, rule=rule)
+    hand_over(model, lambda nodes, *_: choose(nodes), rule, whole=refined.whole)
     model.graph.remove(product, safe=True)
 
 
-@dataclass(frozen=True)
-class _Whole:
-    """`logits` that are all as exact as each other."""
-
-    logits: ir.Value
-    bound: int
-
-    def text(self, nodes: Nodes, barred: ir.Value, best: ir.Value) -> Ranked:
-        """What `rank` says of the first `bound` tokens less those that are `barred` by minus infinity."""
-        text = self._part(nodes, 0, self.bound)
-        ruled = nodes("Add", text, barred)
-        ruled.shape, ruled.type = text.shape, text.type
-        return rank(nodes, ruled, nodes("Min", best, nodes.integers(self.bound)))
-
-    def rest(self, nodes: Nodes) -> ir.Value:
-        """The logits of the others."""
-        assert self.logits.shape is not None
-        return self._part(nodes, self.bound, int(self.logits.shape[1]))  # type: ignore[arg-type]
-
-    def _part(self, nodes: Nodes, start: int, end: int) -> ir.Value:
-        return columns(nodes, self.logits, lambda value: _slice(nodes, value, start, end), end - start)
-
-    def of(self, nodes: Nodes, tokens: ir.Value, count: int) -> ir.Value:
-        """The logits of so many tokens."""
-        return columns(nodes, self.logits, lambda value: nodes("Gather", value, tokens, axis=1), count)
+def _tokens(speech: Mapping[str, Any], size: int) -> _Tokens:
+    end, first, stop = (speech["tokens"][name] for name in ("end", "first_timestamp", "no_timestamps"))
+    never = sorted({stop, *(token for token in speech["suppress"] if token < first)})
+    return _Tokens(end // BLOCK * BLOCK or end, end, first, size, never)
 
 
-def _rank(
-    nodes: Nodes,
-    logits: ir.Value,
-    best: ir.Value,
-    *,
-    source: _Whole | Refined,
-    rule: ir.Value,
-    speech: Mapping[str, Any],
-) -> Ranked:
-    assert logits.shape is not None
-    tokens, size, bound = speech["tokens"], int(logits.shape[1]), source.bound  # type: ignore[arg-type]
-    end, first = tokens["end"], tokens["first_timestamp"]
-    never = sorted({*(token for token in speech["suppress"] if token < first), tokens["no_timestamps"]})
-    words = source.text(nodes, _barred(nodes, never, 0, bound), best)
-    rest = source.rest(nodes)
-    tail = nodes("Add", _slice(nodes, rest, 0, first - bound), _barred(nodes, never, bound, first))
+def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value, *, tokens: _Tokens, rule: ir.Value) -> Ranked:
+    """The `best` of what may come."""
+    bound, first, size = tokens.bound, tokens.first, tokens.size
 
-    closing, earliest = (nodes("Gather", rule, nodes.integers(i), axis=1) for i in range(2))
-    closing = nodes("Greater", closing, nodes.integers(0))
+    def part(start: int, end: int) -> ir.Value:
+        return columns(nodes, logits, lambda value: _slice(nodes, value, start, end), end - start)
+
+    text = part(0, bound)
+    ruled = nodes("Add", text, _barred(nodes, tokens, 0, bound))
+    ruled.shape, ruled.type = text.shape, text.type
+    words = rank(nodes, ruled, nodes("Min", best, nodes.integers(bound)))
+    rest = part(bound, size)
+    tail = nodes("Add", _slice(nodes, rest, 0, first - bound), _barred(nodes, tokens, bound, first))
+
+    closing = nodes("Greater", nodes("Gather", rule, nodes.integers(0), axis=1), nodes.integers(0))
     # infinity would be subtracted from itself where a sum is of nothing else
     lowest = nodes.number(_LOWEST)
-    not_end = nodes("And", closing, constant(nodes.model, "speech.not_end", np.arange(bound, first) < end))
+    not_end = nodes("And", closing, constant(nodes.model, "speech.not_end", np.arange(bound, first) < tokens.end))
     tail = nodes("Where", not_end, lowest, tail)
     text = nodes("Concat", nodes("Where", closing, lowest, words.logits), tail, axis=1)
-    may = nodes("GreaterOrEqual", constant(nodes.model, "speech.stamps", np.arange(first, size)), earliest)
-    stamps = nodes("Where", may, _slice(nodes, rest, first - bound, size - bound), lowest)
+    stamps = _stamps(nodes, rest, tokens, rule)
 
     of_words = nodes("Unsqueeze", words.total, nodes.integers(-1))
     of_text = _total(nodes, nodes("Where", closing, lowest, of_words), tail)
@@ -104,10 +89,47 @@ def _rank(
     found, place = in_order(nodes, left, best)
     found = nodes("Where", nodes("Greater", found, lowest), found, nodes.number(-np.inf))
     allowed = _total(nodes, nodes("Where", outweighed, lowest, of_text), of_stamps, keepdims=0)
-    unwritten = np.array([token for token in never if token < bound], np.int64)
-    others = source.of(nodes, constant(nodes.model, "speech.unwritten", unwritten), len(unwritten))
+    unwritten = np.array([token for token in tokens.never if token < bound], np.int64)
+    chosen = constant(nodes.model, "speech.unwritten", unwritten)
+    others = columns(nodes, logits, lambda value: nodes("Gather", value, chosen, axis=1), len(unwritten))
     total = _total(nodes, of_words, rest, others, keepdims=0)
     return Ranked(found, _names(nodes, words.tokens, place, bound), total, allowed)
+
+
+def _choose(nodes: Nodes, *, refined: Refined, tokens: _Tokens, rule: ir.Value) -> Ranked:
+    """The likeliest token that may come, in as few nodes as can be: a step of one row is made of them."""
+    bound, first, one = tokens.bound, tokens.first, nodes.integers(1)
+    words = refined.likeliest(nodes)
+    tail = _slice(nodes, refined.behind, 0, first - bound)
+    # of the likeliest word and all tokens behind the words those before the end token may not come where a segment is
+    # being closed
+    closed = np.where(np.arange(bound - 1, first) < tokens.end, np.float32(_LOWEST), np.float32(0))
+    bars = constant(nodes.model, "speech.bars", np.stack([np.zeros_like(closed), closed]))
+    closing = nodes("Gather", rule, constant(nodes.model, "speech.closing", np.asarray(0, np.int64)), axis=1)
+    bar = nodes("Gather", bars, closing, axis=0)
+    text, place = in_order(nodes, nodes("Add", nodes("Concat", words.logit, tail, axis=1), bar), one)
+    is_word = nodes("Equal", place, nodes.integers(0))
+    name = nodes("Where", is_word, words.token, nodes("Add", place, nodes.integers(bound - 1)))
+
+    stamps = _stamps(nodes, refined.behind, tokens, rule)
+    of_stamps = _total(nodes, stamps)
+    stamp, place = in_order(nodes, stamps, one)
+    outweighed = nodes("Greater", of_stamps, text)
+    found = nodes("Where", outweighed, stamp, text)
+    token = nodes("Where", outweighed, nodes("Add", place, nodes.integers(first)), name)
+    together = _total(nodes, nodes("Add", nodes("Concat", words.total, tail, axis=1), bar), of_stamps)
+    total = nodes("Where", outweighed, of_stamps, together)
+    return Ranked(found, token, nodes("Squeeze", total, nodes.integers(-1)))
+
+
+def _stamps(nodes: Nodes, rest: ir.Value, tokens: _Tokens, rule: ir.Value) -> ir.Value:
+    """The logits of the timestamps, of `rest` from the bound on, those too early the lowest of numbers."""
+    earliest = nodes("Gather", rule, nodes.integers(1), axis=1)
+    may = nodes(
+        "GreaterOrEqual", constant(nodes.model, "speech.stamps", np.arange(tokens.first, tokens.size)), earliest
+    )
+    stamps = _slice(nodes, rest, tokens.first - tokens.bound, tokens.size - tokens.bound)
+    return nodes("Where", may, stamps, nodes.number(_LOWEST))
 
 
 def _names(nodes: Nodes, words: ir.Value, place: ir.Value, bound: int) -> ir.Value:
@@ -118,10 +140,10 @@ def _names(nodes: Nodes, words: ir.Value, place: ir.Value, bound: int) -> ir.Val
     return nodes("Where", nodes("Less", place, count), among, behind)
 
 
-def _barred(nodes: Nodes, never: list[int], start: int, end: int) -> ir.Value:
-    """Minus infinity for the tokens of `never` among `start` ... `end` - 1, nothing for the others."""
+def _barred(nodes: Nodes, tokens: _Tokens, start: int, end: int) -> ir.Value:
+    """Minus infinity for the tokens that never come among `start` ... `end` - 1, nothing for the others."""
     barred = np.zeros(end - start, np.float32)
-    barred[[token - start for token in never if start <= token < end]] = -np.inf
+    barred[[token - start for token in tokens.never if start <= token < end]] = -np.inf
     return constant(nodes.model, f"speech.barred.{start}", barred)
 
 

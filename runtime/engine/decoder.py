@@ -1,12 +1,12 @@
 """One decoder session over the rows whose caches it reads and writes in place."""
 
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from heedful.runtime.engine.buffers import Buffer
 from heedful.runtime.engine.device import RUN, Device
@@ -102,9 +102,11 @@ class Decoder:
         names = {each.name for each in session.get_inputs()}
         self.ranks, self.rules = "best" in names, "rule" in names
         self.measures = "frames" in names
+        self.allows = any(each.name == "allowed" for each in session.get_outputs())
         self.inputs = Inputs(self.binding, names, device)
         self.outputs: dict[str, NDArray[Any]] = {}  # bound beside the caches
-        self._room: dict[_Kind, dict[str, NDArray[Any]]] = {}  # what was bound last for steps of each kind
+        # what was bound last for steps of each kind: for how many tokens, how many logits of each
+        self._room: dict[_Kind, tuple[tuple[int, int], dict[str, NDArray[Any]]]] = {}
 
     @property
     def choices(self) -> int:
@@ -151,27 +153,34 @@ class Decoder:
 
     def _write(self, feeds: Mapping[int, Feed], places: range, width: int) -> list[int]:
         """Write the inputs of a step; returns where the wanted logits of each row begin, and the end of the last."""
-        rows, count, new = self.buffers, len(places), self.inputs.new
-        fed = [(rows.place[row] - places.start, feed) for row, feed in feeds.items()]
-        each = [place for place, _ in fed]
-        fresh = [place * width + i for place, feed in fed for i in range(len(feed.tokens))]
-        new("tokens", (count, width)).reshape(-1)[fresh] = [token for _, feed in fed for token in feed.tokens]
-        new("positions", (count, width)).reshape(-1)[fresh] = [place for _, feed in fed for place in feed.positions]
-        new("at", (count,), rows.capacity - width)[each] = [feed.at for _, feed in fed]
-        new("frames", (count,), 1)[each] = [rows.frames[row] for row in feeds]
-        ends = [0, *accumulate(len(feed.select) for _, feed in fed)]
-        new("select", (ends[-1],))[:] = [place * width + i for place, feed in fed for i in feed.select]
-        if self.rules:
-            rule = new("rule", (ends[-1], 2))
-            if rules := [each for _, feed in fed for each in feed.wanted.rules]:
-                rule[:] = rules
-        mask = new("mask", (count, width, rows.capacity), dtype=np.bool_)
+        rows, count = self.buffers, len(places)
+        tokens, positions = [0] * (count * width), [0] * (count * width)
+        at, frames = [rows.capacity - width] * count, [1] * count
+        select: list[int] = []
+        rules: list[int] = []
+        ends = [0]
+        mask = self.inputs.room("mask", (count, width, rows.capacity), np.bool_)
+        mask.fill(False)
         # padding must see a slot, or its softmax is NaN and poisons the slot it writes
-        mask[:, :, -1] = padded = len(fresh) < count * width
-        for place, feed in fed:
+        mask[:, :, -1] = padded = sum(len(feed.tokens) for feed in feeds.values()) < count * width
+        for row, feed in feeds.items():
+            place, new = rows.place[row] - places.start, len(feed.tokens)
+            start = place * width
+            tokens[start : start + new], positions[start : start + new] = feed.tokens, feed.positions
+            at[place], frames[place] = feed.at, rows.frames[row]
+            select += [start + i for i in feed.select]
+            rules += chain.from_iterable(feed.wanted.rules)
+            ends.append(len(select))
             if padded:
-                mask[place, : len(feed.tokens), -1] = False
-            mask[place, : len(feed.tokens), : feed.mask.shape[1]] = feed.mask
+                mask[place, :new, -1] = False
+            mask[place, :new, : feed.mask.shape[1]] = feed.mask
+        put = self.inputs.put
+        put("tokens", (count, width), tokens)
+        put("positions", (count, width), positions)
+        put("at", (count,), at)
+        put("frames", (count,), frames)
+        put("select", (len(select),), select)
+        put("rule", (len(select), 2), rules or [0] * (2 * len(select)))
         for name, array in self._extra(feeds).items():
             self.inputs.give(name, array)
         return ends
@@ -189,7 +198,7 @@ class Decoder:
         self.buffers.used[row] = 0
 
     def _run(self, kind: _Kind, places: range, count: int, best: int) -> Scores:
-        self.inputs.new("best", (1,), best)
+        self.inputs.put("best", (1,), [best])
         outputs = self._prepare(kind, count, best)
         self.buffers.bind(self.binding, places)
         self.inputs.bind()
@@ -201,16 +210,11 @@ class Decoder:
 
     def _prepare(self, kind: _Kind, count: int, best: int) -> dict[str, NDArray[Any]]:
         """Bind room for `count` wanted logits, or the `best` of each, in which it stays from step to step."""
-        wanted: dict[str, tuple[tuple[int, ...], DTypeLike]] = (
-            {"best_logits": ((count, best), np.float32), "best_tokens": ((count, best), np.int64)}
-            if best
-            else {"logits": ((count, self.choices), np.float32)}
-        ) | {"total": ((count,), np.float32)}
-        if best and self.rules:
-            wanted["allowed"] = ((count,), np.float32)
-        room = self._room.get(kind)
-        if room is None or any(room[name].shape != shape for name, (shape, _) in wanted.items()):
-            room = self._room[kind] = {name: np.empty(shape, dtype) for name, (shape, dtype) in wanted.items()}
+        size = count, best or self.choices
+        before, room = self._room.get(kind, ((0, 0), {}))
+        if before != size:
+            room = self._output_room(count, best)
+            self._room[kind] = size, room
         if self.outputs.keys() != room.keys():
             # an output that is not asked for this time would be written to where it was bound last
             self.binding.clear_binding_outputs()
@@ -220,3 +224,12 @@ class Decoder:
                 self.binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
             self.outputs = room
         return room
+
+    def _output_room(self, count: int, best: int) -> dict[str, NDArray[Any]]:
+        room: dict[str, NDArray[Any]] = {"total": np.empty(count, np.float32)}
+        if not best:
+            return room | {"logits": np.empty((count, self.choices), np.float32)}
+        if self.allows:
+            room["allowed"] = np.empty(count, np.float32)
+        logits, tokens = np.empty((count, best), np.float32), np.empty((count, best), np.int64)
+        return room | {"best_logits": logits, "best_tokens": tokens}

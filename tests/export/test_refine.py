@@ -54,13 +54,11 @@ def decoder(weight: Floats) -> ort.InferenceSession:
     return ort.InferenceSession(made.SerializeToString(), options, ["CPUExecutionProvider"])
 
 
-NAMES = ["best_logits", "best_tokens", "total", "allowed"]
-
-
 def run(session: ort.InferenceSession, hidden: Floats, rules: list[tuple[int, int]], best: int) -> list[NDArray[Any]]:
+    """The best logits, their tokens, the sum and, if `best` is 0, all logits instead."""
     tokens = np.zeros((len(hidden), 1), np.int64)
     feed = {"hidden": hidden, "tokens": tokens, "rule": np.array(rules), "best": np.array([best])}
-    return list(session.run([*NAMES, "logits"], feed))
+    return list(session.run(["best_logits", "best_tokens", "total", "logits"], feed))
 
 
 def log_sum(values: NDArray[Any]) -> float:
@@ -89,7 +87,7 @@ def ruled(rule: TimestampRule, logits: Floats, text: list[int], more: float = 0)
 @settings(max_examples=40)
 @given(seed=st.integers(0, 10**6), rows=st.integers(1, 9), shift=st.sampled_from([-3.0, 0.0, 3.0]))
 @example(seed=1227, rows=8, shift=-3.0)  # with a row whose timestamps weigh 0.01 more than its text
-def test_the_best_are_those_of_float64(seed: int, rows: int, shift: float) -> None:
+def test_the_best_is_that_of_float64(seed: int, rows: int, shift: float) -> None:
     rng = np.random.default_rng(seed)
     weight = rng.standard_normal((VOCABULARY, WIDTH), np.float32) * 0.3
     hidden = rng.standard_normal((rows, WIDTH), np.float32)
@@ -98,29 +96,29 @@ def test_the_best_are_those_of_float64(seed: int, rows: int, shift: float) -> No
     session = decoder(weight)
     texts = [[[5], [5, 700], [661, 5]][i] for i in rng.integers(3, size=rows)]
     rule = TimestampRule(END, 660, 10)
-    logits, tokens, total, allowed, _ = run(session, hidden, [rule.of(text) for text in texts], 5)
+    logits, tokens, total, _ = run(session, hidden, [rule.of(text) for text in texts], 1)
+    assert tokens.shape == logits.shape == (rows, 1)
     exact = hidden.astype(np.float64) @ rows_of(session).T
     for i, text in enumerate(texts):
-        np.testing.assert_allclose(total[i], log_sum(exact[i]), atol=0.1)
         left, more, less = (ruled(rule, exact[i].astype(np.float32), text, change) for change in (0, 0.1, -0.1))
         if not np.array_equal(more, less):
             continue  # 8 bits may decide either way whether timestamps outweigh the text
         kept = np.isfinite(left)
-        found = [token for token, logit in zip(tokens[i], logits[i], strict=True) if np.isfinite(logit)]
-        assert kept[found].all()
-        order = np.argsort(-left)
-        # what is computed in 8 bits may change places, what is looked at again may not
-        np.testing.assert_allclose(left[found], left[order[: len(found)]], atol=0.1)
-        again = [place for place, token in enumerate(found) if token < BOUND]
-        np.testing.assert_allclose(logits[i][again], exact[i][np.array(found, int)[again]], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(allowed[i], log_sum(left[kept].astype(np.float64)), atol=0.1)
+        found, best = int(tokens[i, 0]), int(left.argmax())
+        assert kept[found]
+        # what is computed in 8 bits may take another's place, what is looked at again may not
+        np.testing.assert_allclose(left[found], left[best], atol=0.1)
+        if found < BOUND:
+            np.testing.assert_allclose(logits[i], exact[i, found], rtol=1e-5, atol=1e-5)
+            assert best >= BOUND or found == best
+        np.testing.assert_allclose(total[i], log_sum(left[kept].astype(np.float64)), atol=0.1)
 
 
 def test_all_logits_have_the_likeliest_as_they_are() -> None:
     rng = np.random.default_rng(0)
     session = decoder(rng.standard_normal((VOCABULARY, WIDTH), np.float32) * 0.3)
     hidden = rng.standard_normal((4, WIDTH), np.float32)
-    none, _, total, _, logits = run(session, hidden, [(0, 661)] * 4, 0)
+    none, _, total, logits = run(session, hidden, [(0, 661)] * 4, 0)
     exact = hidden.astype(np.float64) @ rows_of(session).T
     assert none.size == 0
     for i in range(4):
@@ -131,7 +129,7 @@ def test_all_logits_have_the_likeliest_as_they_are() -> None:
         np.testing.assert_allclose(total[i], log_sum(logits[i].astype(np.float64)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("best", [0, 1, 5])
+@pytest.mark.parametrize("best", [0, 1])
 def test_a_row_does_not_depend_on_its_neighbours(best: int) -> None:
     rng = np.random.default_rng(1)
     session = decoder(rng.standard_normal((VOCABULARY, WIDTH), np.float32))
