@@ -157,9 +157,9 @@ class Batcher:
 
     def _retire(self) -> None:
         """Give back the groups that are over, or that nobody waits for any more."""
-        live = set(map(id, self._running.jobs.values()))
+        live = self._running.jobs
         for group in list(self._groups):
-            if group.withdrawn or not any(id(job) in live for job in group.jobs):
+            if group.withdrawn or not any(live.get(job.row) is job for job in group.jobs):
                 self._groups.remove(group)
                 self._running.remove(group.jobs)
                 self._settle(group.future, None)

@@ -128,9 +128,9 @@ class Rows:
         """
         places = sorted(self.place[row] for row in rows)
         reach = range(places[0], places[-1] + 1)
-        buffers = [*self.memory.values(), *self.caches.values()]
-        if len(reach) == len(rows) or not all(isinstance(buffer, HostBuffer) for buffer in buffers):
+        if len(reach) == len(rows) or self.device.name != "cpu":
             return reach
+        buffers = [*self.memory.values(), *self.caches.values()]
         front = [row for row, place in enumerate(self.place) if place < len(rows) and row not in rows]
         for row in rows:
             if self.place[row] >= len(rows):
