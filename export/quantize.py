@@ -83,8 +83,8 @@ def look_up(nodes: Nodes, packed: ir.Value, scales: ir.Value, index: ir.Value) -
     rows, blocks, size = (int(each) for each in packed.shape)  # type: ignore[arg-type]
     # the same bytes in the shape that this operator wants: a bundle stores them once
     table = constant(nodes.model, f"{packed.name}.rows", packed.const_value.numpy().reshape(rows, blocks * size))
-    how = {"bits": 8, "block_size": size, "gather_axis": 0, "quantize_axis": 1}
-    return nodes("GatherBlockQuantized", table, index, scales, domain=MICROSOFT, **how)
+    axes = {"gather_axis": 0, "quantize_axis": 1}
+    return nodes("GatherBlockQuantized", table, index, scales, domain=MICROSOFT, bits=8, block_size=size, **axes)
 
 
 def products(model: ir.Model, pattern: str) -> list[tuple[ir.Node, NDArray[np.float32]]]:

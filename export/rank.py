@@ -189,14 +189,13 @@ def columns(nodes: Nodes, logits: ir.Value, cut: Callable[[ir.Value], ir.Value],
 def rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
     """The `best` (1,) int64 largest of `logits` (m, vocabulary), and the sum of all, as nodes of a graph."""
     largest, tokens = top(nodes, logits, best)
-    return Ranked(largest, tokens, total_of(nodes, logits, largest, tokens))
+    one, place = (nodes("Gather", value, nodes.integers(0), axis=1) for value in (largest, tokens))
+    return Ranked(largest, tokens, nodes("Squeeze", total_of(nodes, logits, one, place), nodes.integers(-1)))
 
 
-def total_of(nodes: Nodes, logits: ir.Value, some: ir.Value, tokens: ir.Value) -> ir.Value:
-    """log(sum(exp(logits))) (m,), given a few of the logits, large ones, and where they are, (m, n) each."""
-    one, place = (nodes("Gather", value, nodes.integers(0), axis=1) for value in (some, tokens))
-    normalised = nodes("GatherElements", nodes("LogSoftmax", logits, axis=-1), place, axis=1)
-    return nodes("Squeeze", nodes("Sub", one, normalised), nodes.integers(-1))
+def total_of(nodes: Nodes, logits: ir.Value, one: ir.Value, place: ir.Value) -> ir.Value:
+    """log(sum(exp(logits))) (m, 1), given one of each row's logits, a large one, and its place, (m, 1) each."""
+    return nodes("Sub", one, nodes("GatherElements", nodes("LogSoftmax", logits, axis=-1), place, axis=1))
 
 
 def top(nodes: Nodes, logits: ir.Value, best: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from heedful.export.constants import MICROSOFT, Nodes, constant
 from heedful.export.quantize import look_up
-from heedful.export.rank import in_order, top
+from heedful.export.rank import in_order, top, total_of
 
 # tokens that are looked at again; the likeliest of all was never behind the fourth (docs/quality.md)
 _AGAIN = 32
@@ -67,8 +67,7 @@ class Refined:
         logits, tokens, refined = self._refine(nodes)
         logit, place = in_order(nodes, logits, nodes.integers(1))
         token = nodes("GatherElements", tokens, place, axis=1)
-        normalised = nodes("GatherElements", nodes("LogSoftmax", refined, axis=-1), token, axis=1)
-        return Likeliest(logit, token, nodes("Sub", logit, normalised))
+        return Likeliest(logit, token, total_of(nodes, refined, logit, token))
 
     def whole(self, nodes: Nodes) -> ir.Value:
         """All logits (m, vocabulary), also of tokens that never come."""
@@ -97,8 +96,7 @@ def refine_logits(model: ir.Model, logits: ir.Value, bound: int, never: Sequence
     assert codes is not None
     assert scales is not None
     known = Blocks(*(value.const_value.numpy() for value in (codes, scales) if value.const_value is not None))
-    barred = np.zeros(len(known.codes), np.float32)
-    barred[list(never)] = -np.inf
+    barred = bars(never, len(known.codes))
     nodes = Nodes(model)
     coarse = _one_by_one(nodes, hidden, "coarse", in_4_bits(known.rows(slice(bound))), barred[:bound])
     behind = _multiply(nodes, hidden, "behind", known.rows(slice(bound, None)), 8, barred[bound:])
@@ -106,6 +104,13 @@ def refine_logits(model: ir.Model, logits: ir.Value, bound: int, never: Sequence
         value.type, value.shape = logits.type, ir.Shape([logits.shape[0], count])
     model.graph.extend(nodes.made)
     return Refined(bound, never, coarse, behind, hidden, (codes, scales), known)
+
+
+def bars(never: Sequence[int], count: int) -> NDArray[np.float32]:
+    """What bars tokens that `never` come from (m, count) logits, if it is added: minus infinity, for others nothing."""
+    barred = np.zeros(count, np.float32)
+    barred[list(never)] = -np.inf
+    return barred
 
 
 def _one_by_one(nodes: Nodes, rows: ir.Value, name: str, matrix: Blocks, bias: NDArray[np.float32]) -> ir.Value:

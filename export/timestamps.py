@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from heedful.export.constants import Nodes, constant
 from heedful.export.rank import BLOCK, Ranked, columns, hand_over, in_order, rank
-from heedful.export.refine import Refined, refine_logits
+from heedful.export.refine import Refined, bars, refine_logits
 
 # what is ruled out, where infinity would be subtracted from itself
 _LOWEST = float(np.finfo(np.float32).min)
@@ -48,8 +48,7 @@ def rank_speech(model: ir.Model, speech: Mapping[str, Any]) -> None:
         hand_over(model, partial(_rank, tokens=tokens, rule=rule), rule)
         return
     refined = refine_logits(model, logits, tokens.bound, tokens.never)
-    choose = partial(_choose, refined=refined, tokens=tokens, rule=rule)
-    hand_over(model, lambda nodes, *_: choose(nodes), rule, whole=refined.whole)
+    hand_over(model, lambda nodes, *_: _choose(nodes, refined, tokens, rule), rule, whole=refined.whole)
     model.graph.remove(product, safe=True)
 
 
@@ -96,7 +95,7 @@ def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value, *, tokens: _Tokens, ru
     return Ranked(found, _names(nodes, words.tokens, place, bound), total, allowed)
 
 
-def _choose(nodes: Nodes, *, refined: Refined, tokens: _Tokens, rule: ir.Value) -> Ranked:
+def _choose(nodes: Nodes, refined: Refined, tokens: _Tokens, rule: ir.Value) -> Ranked:
     """The likeliest token that may come, in as few nodes as can be: a step of one row is made of them."""
     bound, first, one = tokens.bound, tokens.first, nodes.integers(1)
     words = refined.likeliest(nodes)
@@ -104,9 +103,9 @@ def _choose(nodes: Nodes, *, refined: Refined, tokens: _Tokens, rule: ir.Value) 
     # of the likeliest word and all tokens behind the words those before the end token may not come where a segment is
     # being closed
     closed = np.where(np.arange(bound - 1, first) < tokens.end, np.float32(_LOWEST), np.float32(0))
-    bars = constant(nodes.model, "speech.bars", np.stack([np.zeros_like(closed), closed]))
+    choices = constant(nodes.model, "speech.bars", np.stack([np.zeros_like(closed), closed]))
     closing = nodes("Gather", rule, constant(nodes.model, "speech.closing", np.asarray(0, np.int64)), axis=1)
-    bar = nodes("Gather", bars, closing, axis=0)
+    bar = nodes("Gather", choices, closing, axis=0)
     text, place = in_order(nodes, nodes("Add", nodes("Concat", words.logit, tail, axis=1), bar), one)
     is_word = nodes("Equal", place, nodes.integers(0))
     name = nodes("Where", is_word, words.token, nodes("Add", place, nodes.integers(bound - 1)))
@@ -141,10 +140,8 @@ def _names(nodes: Nodes, words: ir.Value, place: ir.Value, bound: int) -> ir.Val
 
 
 def _barred(nodes: Nodes, tokens: _Tokens, start: int, end: int) -> ir.Value:
-    """Minus infinity for the tokens that never come among `start` ... `end` - 1, nothing for the others."""
-    barred = np.zeros(end - start, np.float32)
-    barred[[token - start for token in tokens.never if start <= token < end]] = -np.inf
-    return constant(nodes.model, f"speech.barred.{start}", barred)
+    """What bars those of the tokens `start` ... `end` - 1 that never come."""
+    return constant(nodes.model, f"speech.barred.{start}", bars(tokens.never, tokens.first)[start:end])
 
 
 def _total(nodes: Nodes, *logits: ir.Value, keepdims: int = 1) -> ir.Value:

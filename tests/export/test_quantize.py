@@ -233,19 +233,20 @@ def tied(embedding: Floats) -> ir.Model:
     return graph(nodes, {"embedding": embedding})
 
 
-def test_a_tied_embedding_is_stored_once_and_looked_up_in_its_codes() -> None:
+def test_a_tied_embedding_is_stored_once_and_looked_up_in_its_codes(tmp_path: Path) -> None:
     embedding, x = 0.2 * normal(1, 77, 128), normal(2, 3, 128)
     tokens = np.array([[0, 76, 5, 5], [12, 1, 76, 40]])
     model = tied(embedding)
     quantize_blockwise(model)
     bulk = [value for value in stored(model).values() if value.nbytes >= embedding.size]
-    # bytes that are alike lie in a bundle once
     assert {(str(value.dtype), value.tobytes()) for value in bulk} == {("uint8", bulk[0].tobytes())}
     assert bulk[0].size == embedding.size
     rows, logits = run(model, tokens=tokens, x=x)
     table = restored(*by_blocks(embedding.T, 64))
     np.testing.assert_array_equal(rows, table[tokens])
     assert error(logits, x @ table.T) < 0.01
+    store({"model": model}, tmp_path)
+    assert embedding.size <= (tmp_path / "weights.bin").stat().st_size < 2 * embedding.size
 
 
 def test_a_weight_of_two_products_is_stored_once(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_all_logits_have_the_likeliest_as_they_are() -> None:
         np.testing.assert_allclose(total[i], log_sum(logits[i].astype(np.float64)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("best", [0, 1])
+@pytest.mark.parametrize("best", [0, 1, 5])
 def test_a_row_does_not_depend_on_its_neighbours(best: int) -> None:
     rng = np.random.default_rng(1)
     session = decoder(rng.standard_normal((VOCABULARY, WIDTH), np.float32))
