@@ -99,7 +99,7 @@ def repeat(model: ir.Model, end: int) -> None:
     found = {
         "written": outer("Reshape", tokens, last),
         "logit": outer("Reshape", highest, last),
-        "total": log_total(outer, flat, highest),
+        "total": outer("Reshape", log_total(outer, flat, highest), last),
     }
     graph.extend(outer.made)
     given = [value for name, value in inputs.items() if value not in carried and name != "positions"]

@@ -38,6 +38,10 @@ Ranker = Callable[[Nodes, ir.Value, ir.Value], Ranked]
 """Makes nodes for logits and how many of each row are wanted."""
 Whole = Callable[[Nodes], ir.Value]
 """Makes nodes for all logits."""
+Part = Callable[[ir.Value], ir.Value]
+"""Some rows of a value that has something for each row."""
+Make = Callable[[Nodes, Part], ir.Value]
+"""Makes nodes for the logits of those rows."""
 
 # of what is said of rows: dtypes, and axes beside that of the rows
 _OUTPUTS: dict[str, tuple[ir.DataType, list[str]]] = {
@@ -52,7 +56,13 @@ def rank_logits(model: ir.Model, *, row_by_row: bool = False) -> None:
     """Have the decoder `model`, in place, `hand_over` its best logits. With `row_by_row` many rows are ranked one at a
     time, so that the logits of each stay in a core's cache.
     """
-    hand_over(model, _by_number if row_by_row else _together)
+
+    def ranker(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
+        if row_by_row:
+            return rank_by_number(nodes, logits, best, lambda within, part: again(within, logits, part))
+        return rank(nodes, again(nodes, logits), best)
+
+    hand_over(model, ranker)
 
 
 def hand_over(model: ir.Model, ranker: Ranker, *inputs: ir.Value, whole: Whole | None = None) -> None:
@@ -91,7 +101,7 @@ def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, ranker: Ranker, w
     then = [_nothing(some, np.float32, size if isinstance(size, int) else 0), *ranked]
     made = everything("Identity", whole(everything))
     made.shape, made.type = logits.shape, logits.type
-    total = log_total(everything, made)
+    total = everything("Squeeze", log_total(everything, made), everything.integers(-1))
     # what rules allow is not known where all logits are asked for
     totals = [total, *(everything("Identity", total) for _ in ranked[3:])]
     branches = [
@@ -103,25 +113,23 @@ def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, ranker: Ranker, w
     return choice
 
 
-def _together(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
-    """Rank all rows at once."""
-    return rank(nodes, again(nodes, logits), best)
-
-
-def _by_number(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
-    """Rank few rows at once, many one by one."""
-    rows = nodes("Shape", _product(logits)[0], end=1)
+def rank_by_number(nodes: Nodes, logits: ir.Value, best: ir.Value, make: Make) -> Ranked:
+    """Rank what is made of `logits`, few rows at once, many one by one."""
     branches = []
     for branch, ranker in (("then", _row_by_row), ("else", _together)):
         within = Nodes(nodes.model)
-        found = ranker(within, logits, best)
+        found = ranker(within, best, make)
         branches.append(ir.AttrGraph(f"{branch}_branch", within.body(f"rank.{branch}", [], found[:3])))
-    many = nodes("Greater", rows, nodes.integers(_TOGETHER))
+    many = nodes("Greater", nodes("Shape", _product(logits)[0], end=1), nodes.integers(_TOGETHER))
     nodes.made.append(ir.Node("", "If", [many], branches, num_outputs=3))
     return Ranked(*nodes.made[-1].outputs)
 
 
-def _row_by_row(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
+def _together(nodes: Nodes, best: ir.Value, make: Make) -> Ranked:
+    return rank(nodes, make(nodes, lambda value: value), best)
+
+
+def _row_by_row(nodes: Nodes, best: ir.Value, make: Make) -> Ranked:
     """Rank each row by itself: a Scan hands rows over where they lie, and what is made of one stays in the cache."""
     apart = nodes.integers(1)
     scanned: list[ir.Value] = []
@@ -134,7 +142,7 @@ def _row_by_row(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
         return row[-1]
 
     within = Nodes(nodes.model)
-    found = rank(within, again(within, logits, one), best)
+    found = rank(within, make(within, one), best)
     body = ir.AttrGraph("body", within.body("rank.row", row, found[:3]))
     count = ir.AttrInt64("num_scan_inputs", len(row))
     scan = ir.Node("", "Scan", scanned, [body, count], num_outputs=3)
@@ -163,7 +171,7 @@ def _product(logits: ir.Value) -> tuple[ir.Value, Sequence[ir.Node]]:
     return value, between
 
 
-def again(nodes: Nodes, logits: ir.Value, part: Callable[[ir.Value], ir.Value] = lambda value: value) -> ir.Value:
+def again(nodes: Nodes, logits: ir.Value, part: Part = lambda value: value) -> ir.Value:
     """`logits` made once more, of `part` of the product and of whatever else has something for each row."""
     product, between = _product(logits)
     made = {product: part(product)}
@@ -176,14 +184,14 @@ def again(nodes: Nodes, logits: ir.Value, part: Callable[[ir.Value], ir.Value] =
     return made[logits]
 
 
-def columns(nodes: Nodes, logits: ir.Value, cut: Callable[[ir.Value], ir.Value], count: int) -> ir.Value:
-    """Of `logits`, made once more, the `count` columns that `cut` takes of the product."""
+def columns(nodes: Nodes, logits: ir.Value, cut: Part, count: int, part: Part = lambda value: value) -> ir.Value:
+    """Of `part` of `logits`, made once more, the `count` columns that `cut` takes of the product."""
     product, between = _product(logits)
     assert not any(value.is_initializer() for node in between for value in node.inputs if value is not None)
-    part = again(nodes, logits, lambda value: cut(value) if value is product else value)
+    made = again(nodes, logits, lambda value: cut(part(value)) if value is product else part(value))
     assert logits.shape is not None
-    part.shape = ir.Shape([logits.shape[0], count])
-    return part
+    made.shape = ir.Shape([logits.shape[0], count])
+    return made
 
 
 def rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
@@ -206,12 +214,12 @@ def top(nodes: Nodes, logits: ir.Value, best: ir.Value) -> tuple[ir.Value, ir.Va
 
 
 def log_total(nodes: Nodes, logits: ir.Value, highest: ir.Value | None = None) -> ir.Value:
-    """log(sum(exp(logits))) (m,), given the `highest` (m, 1) of each row if it is known."""
+    """log(sum(exp(logits))) (m, 1), given the `highest` (m, 1) of each row if it is known."""
     last = nodes.integers(-1)
     if highest is None:
         highest = nodes("ReduceMax", logits, last, keepdims=1)
     normalised = nodes("LogSoftmax", logits, axis=-1)
-    return nodes("Squeeze", nodes("Sub", highest, nodes("ReduceMax", normalised, last, keepdims=1)), last)
+    return nodes("Sub", highest, nodes("ReduceMax", normalised, last, keepdims=1))
 
 
 def _block(vocabulary: int) -> int | None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from heedful.export.integer import quantize_rows
 from heedful.export.timestamps import rank_speech
 from heedful.runtime.engine.rules import Suppress
 from heedful.runtime.speech.timestamps import NoTimestamps, TimestampRule
@@ -20,8 +21,8 @@ WIDTH = 5
 Floats = NDArray[np.float32]
 
 
-def decoder(weight: Floats, speech: dict[str, Any]) -> ort.InferenceSession:
-    """Hidden states (m, WIDTH) to logits."""
+def decoder(weight: Floats, speech: dict[str, Any], *, integers: bool = False) -> ort.InferenceSession:
+    """Hidden states (m, WIDTH) to logits, by a product of `integers` or of floats."""
     proto = helper.make_graph(
         [helper.make_node("Gemm", ["hidden", "weight"], ["logits"], transB=1)],
         "decoder",
@@ -31,6 +32,8 @@ def decoder(weight: Floats, speech: dict[str, Any]) -> ort.InferenceSession:
     )
     opsets = [helper.make_opsetid("", 24)]
     model = ir.serde.deserialize_model(helper.make_model(proto, opset_imports=opsets, ir_version=10))
+    if integers:
+        quantize_rows(model)
     rank_speech(model, speech)
     made = ir.serde.serialize_model(model)
     onnx.checker.check_model(made)
@@ -52,7 +55,7 @@ def test_what_is_left_is_what_the_rules_leave(data: st.DataObject) -> None:
     vocabulary = stop + 1 + marks
     suppress = sorted(data.draw(st.sets(st.integers(0, stop).filter(lambda token: token != end), max_size=text // 2)))
     tokens = {"end": end, "no_timestamps": stop, "first_timestamp": stop + 1}
-    rows = data.draw(st.integers(1, 4))
+    rows = data.draw(st.integers(1, 4) | st.integers(9, 12))  # few are ranked together, many one by one
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
     weight = rng.standard_normal((vocabulary, WIDTH), np.float32) * data.draw(st.sampled_from([0.1, 1, 4]))
     # timestamps alone may outweigh the text, and may not
@@ -98,3 +101,21 @@ def test_sums_of_large_logits_do_not_overflow(shift: float) -> None:
     np.testing.assert_allclose(total, [log_sum(row) for row in logits], rtol=1e-6)
     assert np.isfinite(allowed).all()
     assert (allowed < total).all()
+
+
+def test_a_row_does_not_depend_on_its_neighbours() -> None:
+    """Though few are ranked together and many one by one."""
+    rng = np.random.default_rng(2)
+    speech = {"tokens": {"end": 600, "no_timestamps": 610, "first_timestamp": 611}, "suppress": [7, 300]}
+    session = decoder(rng.standard_normal((900, WIDTH), np.float32), speech, integers=True)
+    hidden = rng.standard_normal((17, WIDTH), np.float32)
+    rules = np.array([(i % 2, 611 + 9 * i) for i in range(17)])
+
+    def run(rows: slice) -> list[NDArray[Any]]:
+        names = ["best_logits", "best_tokens", "total", "allowed"]
+        return list(session.run(names, {"hidden": hidden[rows], "rule": rules[rows], "best": np.array([4])}))
+
+    alone = [run(slice(i, i + 1)) for i in range(17)]
+    for count in range(1, 18):
+        for many, *ones in zip(run(slice(count)), *alone[:count], strict=True):
+            np.testing.assert_array_equal(many, np.concatenate(ones))
