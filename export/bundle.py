@@ -183,7 +183,7 @@ def _stored(
         if family.rank is None:
             rank_logits(each, row_by_row=row_by_row)
         else:
-            family.rank(each, description)
+            family.rank(each, description, row_by_row)
     for name in (GREEDY, SHORT[GREEDY]):
         if name in graphs:
             repeat(graphs[name], description["end"])

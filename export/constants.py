@@ -7,6 +7,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 MICROSOFT = "com.microsoft"
+WHOLE = "whole"
+"""What is noted with a constant that is a part of another: which, and how many bytes of that come before it."""
 
 
 def constant(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value:
@@ -17,6 +19,17 @@ def constant(model: ir.Model, name: str, array: NDArray[np.generic]) -> ir.Value
     value.const_value = ir.tensor(array, name=name)
     model.graph.register_initializer(value)
     return value
+
+
+def part_of(model: ir.Model, whole: ir.Value, name: str, start: int, stop: int) -> ir.Value:
+    """Rows of the constant `whole` as a constant that has that `name` beside its own, made on first use. Where the
+    whole is stored they are stored with it.
+    """
+    assert whole.const_value is not None
+    rows = whole.const_value.numpy()[start:stop]
+    part = constant(model, f"{whole.name}.{name}", rows)
+    part.meta[WHOLE] = whole, start * rows[:1].nbytes
+    return part
 
 
 def integers(model: ir.Model, numbers: list[int]) -> ir.Value:

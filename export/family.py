@@ -59,7 +59,7 @@ class Family:
     bundle that hold its tokenizers, by name, and `texts` further files; `describe` is what the runtime must know, and
     `section` where bundle.json has it; `graphs` are what is to be traced, `subject` what is to be checked of the
     bundle. `plan` is how int8 bundles are quantized. `shortlist` is the checkpoint's, if it has one. `rank` has a
-    decoder hand over its best logits by rules of the family's own.
+    decoder hand over its best logits by rules of the family's own; many rows one at a time, if it is told so.
     """
 
     name: str
@@ -74,4 +74,4 @@ class Family:
     subject: Callable[[Any, Bundle], Subject]
     shortlist: Callable[[Checkpoint, Any], Shortlist | None] = lambda checkpoint, model: None
     texts: Callable[[dict[str, Tokenizer]], dict[str, str]] = lambda tokenizers: {}
-    rank: Callable[[ir.Model, dict[str, Any]], None] | None = None
+    rank: Callable[[ir.Model, dict[str, Any], bool], None] | None = None

@@ -20,7 +20,7 @@ _BLOCKS = range(32, 1025)
 _TOGETHER = 8
 
 # what is done row by row to the product that logits come from
-_ROWWISE = {"Add", "Mul"}
+_ROWWISE = {"Add", "Cast", "Mul"}
 
 
 class Ranked(NamedTuple):
@@ -58,9 +58,10 @@ def rank_logits(model: ir.Model, *, row_by_row: bool = False) -> None:
     """
 
     def ranker(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
-        if row_by_row:
-            return rank_by_number(nodes, logits, best, lambda within, part: again(within, logits, part))
-        return rank(nodes, again(nodes, logits), best)
+        def make(within: Nodes, part: Part) -> ir.Value:
+            return again(within, logits, part)
+
+        return rank_made(nodes, product_of(logits), best, make, row_by_row=row_by_row)
 
     hand_over(model, ranker)
 
@@ -113,14 +114,16 @@ def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, ranker: Ranker, w
     return choice
 
 
-def rank_by_number(nodes: Nodes, logits: ir.Value, best: ir.Value, make: Make) -> Ranked:
-    """Rank what is made of `logits`, few rows at once, many one by one."""
+def rank_made(nodes: Nodes, product: ir.Value, best: ir.Value, make: Make, *, row_by_row: bool) -> Ranked:
+    """Rank the logits that `make` makes of all rows of `product`: with `row_by_row` many one by one, few at once."""
+    if not row_by_row:
+        return _together(nodes, best, make)
     branches = []
     for branch, ranker in (("then", _row_by_row), ("else", _together)):
         within = Nodes(nodes.model)
         found = ranker(within, best, make)
         branches.append(ir.AttrGraph(f"{branch}_branch", within.body(f"rank.{branch}", [], found[:3])))
-    many = nodes("Greater", nodes("Shape", _product(logits)[0], end=1), nodes.integers(_TOGETHER))
+    many = nodes("Greater", nodes("Shape", product, end=1), nodes.integers(_TOGETHER))
     nodes.made.append(ir.Node("", "If", [many], branches, num_outputs=3))
     return Ranked(*nodes.made[-1].outputs)
 
@@ -171,6 +174,11 @@ def _product(logits: ir.Value) -> tuple[ir.Value, Sequence[ir.Node]]:
     return value, between
 
 
+def product_of(logits: ir.Value) -> ir.Value:
+    """The product that `logits` come from."""
+    return _product(logits)[0]
+
+
 def again(nodes: Nodes, logits: ir.Value, part: Part = lambda value: value) -> ir.Value:
     """`logits` made once more, of `part` of the product and of whatever else has something for each row."""
     product, between = _product(logits)
@@ -178,17 +186,18 @@ def again(nodes: Nodes, logits: ir.Value, part: Part = lambda value: value) -> i
     for node in between:
         inputs = [value for value in node.inputs if value is not None]
         given = [made[value] if value in made else value if value.is_initializer() else part(value) for value in inputs]
-        made[node.outputs[0]] = nodes(node.op_type, *given)
+        attributes = {name: each.value for name, each in node.attributes.items()}
+        made[node.outputs[0]] = nodes(node.op_type, *given, **attributes)
     # the product says nothing of its shape and type
     made[logits].shape, made[logits].type = logits.shape, logits.type
     return made[logits]
 
 
-def columns(nodes: Nodes, logits: ir.Value, cut: Part, count: int, part: Part = lambda value: value) -> ir.Value:
-    """Of `part` of `logits`, made once more, the `count` columns that `cut` takes of the product."""
+def columns(nodes: Nodes, logits: ir.Value, some: ir.Value, count: int, part: Part = lambda value: value) -> ir.Value:
+    """Of `part` of `logits`, made once more, the `count` columns that `some` is of the product."""
     product, between = _product(logits)
     assert not any(value.is_initializer() for node in between for value in node.inputs if value is not None)
-    made = again(nodes, logits, lambda value: cut(part(value)) if value is product else part(value))
+    made = again(nodes, logits, lambda value: part(some if value is product else value))
     assert logits.shape is not None
     made.shape = ir.Shape([logits.shape[0], count])
     return made

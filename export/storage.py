@@ -7,6 +7,8 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from heedful.export.constants import WHOLE
+
 # smaller tensors stay in the graph, where onnxruntime can fold them
 _SMALLEST = 1024
 # mapping starts at pages
@@ -20,23 +22,25 @@ def store(models: dict[str, ir.Model], folder: Path, weights: str = "weights.bin
     """
     for model in models.values():
         RemoveUnusedNodesPass()(model)
-    offsets: dict[bytes, tuple[int, int]] = {}
+    offsets: dict[bytes, int] = {}
     with (folder / weights).open("wb") as file:
         for value in _large(models.values()):
-            assert value.const_value is not None
-            data = value.const_value.tobytes()
+            whole, before = value.meta.get(WHOLE, (value, 0))
+            data = whole.const_value.tobytes()
             digest = hashlib.sha256(data).digest()
             if digest not in offsets:
                 file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-                offsets[digest] = file.tell(), len(data)
+                offsets[digest] = file.tell()
                 file.write(data)
-            offset, length = offsets[digest]
+                file.flush()
+            tensor = value.const_value
+            assert tensor is not None
             value.const_value = ir.ExternalTensor(
                 weights,
-                offset,
-                length,
-                value.const_value.dtype,
-                shape=ir.Shape(value.const_value.numpy().shape),
+                offsets[digest] + before,
+                tensor.nbytes,
+                tensor.dtype,
+                shape=ir.Shape(tensor.numpy().shape),
                 name=value.name or "",
                 base_dir=folder,
             )

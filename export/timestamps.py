@@ -13,7 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from heedful.export.constants import Nodes, constant
-from heedful.export.rank import BLOCK, Part, Ranked, columns, hand_over, in_order, log_total, rank_by_number
+from heedful.export.cut import Parts, cut
+from heedful.export.rank import BLOCK, Part, Ranked, hand_over, in_order, log_total, product_of, rank_made
 from heedful.export.refine import Refined, bars, refine_logits
 
 # what is ruled out, where infinity would be subtracted from itself
@@ -32,23 +33,28 @@ class _Tokens(NamedTuple):
     never: Sequence[int]
 
 
-def rank_speech(model: ir.Model, speech: Mapping[str, Any]) -> None:
+def rank_speech(model: ir.Model, speech: Mapping[str, Any], row_by_row: bool = False) -> None:
     """Have the decoder `model`, in place, `hand_over` its best logits by the rules; `speech` is a part of bundle.json.
 
     Its input `rule` (m, 2) int64 has for each row whether a segment is being closed, and the first of the timestamps
-    that may come. Its outputs `best_logits`, `best_tokens` and `allowed` are of what may come, `total` is of all. Where
-    an embedding in blocks is the matrix of its logits, they are refined (export/refine.py): such a decoder is for
-    greedy search, its best is one token, whatever `best` is, and its `total` of what may come.
+    that may come. Its outputs `best_logits`, `best_tokens` and `allowed` are of what may come, `total` is of all. With
+    `row_by_row` the text's logits of many rows are ranked one row at a time. Where an embedding in blocks is the matrix
+    of its logits, they are refined (export/refine.py): such a decoder is for greedy search, its best is one token,
+    whatever `best` is, and its `total` of what may come.
     """
     logits = next(value for value in model.graph.outputs if value.name == "logits")
     assert logits.shape is not None
     rule = ir.Value(name="rule", shape=ir.Shape([logits.shape[0], 2]), type=ir.TensorType(ir.DataType.INT64))
-    tokens, product = _tokens(speech, int(logits.shape[1])), logits.producer()  # type: ignore[arg-type]
-    if product is None or product.op_type != "MatMulNBits":
-        hand_over(model, partial(_rank, tokens=tokens, rule=rule), rule)
-        return
-    refined = refine_logits(model, logits, tokens.bound, tokens.never)
-    hand_over(model, lambda nodes, *_: _choose(nodes, refined, tokens, rule), rule, whole=refined.whole)
+    tokens = _tokens(speech, int(logits.shape[1]))  # type: ignore[arg-type]
+    product = product_of(logits).producer()
+    assert product is not None
+    if product.op_type == "MatMulNBits":
+        refined = refine_logits(model, logits, tokens.bound, tokens.never)
+        hand_over(model, lambda nodes, *_: _choose(nodes, refined, tokens, rule), rule, whole=refined.whole)
+    else:
+        parts = cut(model, logits, tokens.bound)
+        ranker = partial(_rank, parts=parts, tokens=tokens, rule=rule, row_by_row=row_by_row)
+        hand_over(model, ranker, rule, whole=parts.whole)
     model.graph.remove(product, safe=True)
 
 
@@ -58,18 +64,21 @@ def _tokens(speech: Mapping[str, Any], size: int) -> _Tokens:
     return _Tokens(end // BLOCK * BLOCK or end, end, first, size, never)
 
 
-def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value, *, tokens: _Tokens, rule: ir.Value) -> Ranked:
+def _rank(
+    nodes: Nodes, _: ir.Value, best: ir.Value, *, parts: Parts, tokens: _Tokens, rule: ir.Value, row_by_row: bool
+) -> Ranked:
     """The `best` of what may come."""
-    bound, first, size = tokens.bound, tokens.first, tokens.size
+    bound, first = tokens.bound, tokens.first
 
     def written(within: Nodes, part: Part) -> ir.Value:
-        text = columns(within, logits, lambda value: _slice(within, value, 0, bound), bound, part)
+        text = parts.before(within, part)
         ruled = within("Add", text, _barred(within, tokens, 0, bound))
         ruled.shape, ruled.type = text.shape, text.type
         return ruled
 
-    words = rank_by_number(nodes, logits, nodes("Min", best, nodes.integers(bound)), written)
-    rest = columns(nodes, logits, lambda value: _slice(nodes, value, bound, size), size - bound)
+    few = nodes("Min", best, nodes.integers(bound))
+    words = rank_made(nodes, parts.text, few, written, row_by_row=row_by_row)
+    rest = parts.behind(nodes)
     tail = nodes("Add", _slice(nodes, rest, 0, first - bound), _barred(nodes, tokens, bound, first))
 
     closing = nodes("Greater", nodes("Gather", rule, nodes.integers(0), axis=1), nodes.integers(0))
@@ -88,9 +97,7 @@ def _rank(nodes: Nodes, logits: ir.Value, best: ir.Value, *, tokens: _Tokens, ru
     found, place = in_order(nodes, left, best)
     found = nodes("Where", nodes("Greater", found, lowest), found, nodes.number(-np.inf))
     allowed = _total(nodes, nodes("Where", outweighed, lowest, of_text), of_stamps, keepdims=0)
-    unwritten = np.array([token for token in tokens.never if token < bound], np.int64)
-    chosen = constant(nodes.model, "speech.unwritten", unwritten)
-    others = columns(nodes, logits, lambda value: nodes("Gather", value, chosen, axis=1), len(unwritten))
+    others = parts.few(nodes, [token for token in tokens.never if token < bound])
     total = log_total(nodes, nodes("Concat", of_words, rest, others, axis=1))
     found_tokens = _names(nodes, words.tokens, place, bound)
     return Ranked(found, found_tokens, nodes("Squeeze", total, nodes.integers(-1)), allowed)

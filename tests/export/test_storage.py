@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from heedful.export.constants import part_of
 from heedful.export.storage import store
 
 Array = NDArray[Any]
@@ -126,6 +127,32 @@ def test_the_weights_go_by_the_name_they_are_given(tmp_path: Path) -> None:
     assert places(tmp_path / "only.onnx") == {"weight": ("other.data", 0, 4 * 40 * 30)}
 
 
+@settings(max_examples=25)
+@given(start=st.integers(0, 39), count=st.integers(9, 40))
+def test_a_part_lies_in_its_whole(start: int, count: int) -> None:
+    weight, bias = normal(0, 60, 30), normal(1, 30)
+    count = min(count, 60 - start)
+    made = linear(weight, bias)
+    part = part_of(made, made.graph.initializers["weight"], "few", start, start + count)
+    z = ir.Value(name="z", shape=ir.Shape(["n", count]), type=ir.TensorType(ir.DataType.FLOAT))
+    product = ir.node("MatMul", [z, part])
+    product.outputs[0].name, product.outputs[0].type = "q", z.type
+    made.graph.inputs.append(z)
+    made.graph.outputs.append(product.outputs[0])
+    made.graph.append(product)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        store({"only": made}, folder)
+        (_, whole, _), few = (places(folder / "only.onnx")[key] for key in ("weight", "weight.few"))
+        assert few == ("weights.bin", whole + start * 30 * 4, count * 30 * 4)
+        assert (folder / "weights.bin").stat().st_size == weight.nbytes
+        session = ort.InferenceSession(folder / "only.onnx", providers=["CPUExecutionProvider"])
+        feed = {"x": normal(2, 5, 60), "z": normal(3, 5, count)}
+        y, q = session.run(["y", "q"], feed)
+    np.testing.assert_allclose(y, feed["x"] @ weight + bias, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(q, feed["z"] @ weight[start : start + count], rtol=1e-4, atol=1e-4)
+
+
 def test_what_no_node_uses_is_left_out(tmp_path: Path) -> None:
     weight, bias, spare = normal(0, 40, 30), normal(1, 30), normal(2, 40, 30)
     nodes = ["MatMul x weight p", "Add p bias y"]
@@ -147,8 +174,13 @@ def test_a_bundle_holds_the_decoder_once(seeded_bundle: Path) -> None:
     """The aligner is the decoder again: it adds a graph, but no weight."""
     found = {name: places(seeded_bundle / f"{name}.onnx") for name in ("encoder", "decoder", "aligner")}
     assert found["aligner"].items() <= found["decoder"].items()
-    # beside its weights the decoder has the tokens that its rules are about
-    assert all(name.startswith("speech.") for name in found["decoder"].keys() - found["aligner"].keys())
+    # beside its weights the decoder has the tokens that its rules are about, and parts of the matrix of its logits
+    own = {name: spot for name, spot in found["decoder"].items() if name not in found["aligner"]}
+    _, first, length = found["decoder"]["decoder.tokens.weight"]
+    assert all(
+        name.startswith("speech.") or first <= offset < offset + size <= first + length
+        for name, (_, offset, size) in own.items()
+    )
     assert not set(found["encoder"].values()) & set(found["decoder"].values())
     stated = {length for each in found.values() for _, _, length in each.values()}
     assert min(stated) >= LARGE
