@@ -39,13 +39,15 @@ def bundle(seeded_bundle: Path) -> Bundle:
 
 
 def tampered(bundle: Bundle, folder: Path, graph: str, weight: str, change: Change) -> Bundle:
-    """`bundle` again in `folder`, with another `weight` in one graph; it is not asked whether its files are whole."""
+    """`bundle` again in `folder`, with another `weight` and its parts in a graph; nobody asks if files are whole."""
     shutil.copytree(bundle.path, folder)
     proto = onnx.load(folder / f"{graph}.onnx", load_external_data=False)
-    (found,) = (each for each in proto.graph.initializer if each.name == weight)
-    external_data_helper.load_external_data_for_tensor(found, str(folder))
-    changed = change(numpy_helper.to_array(found)).astype(np.float32)
-    found.CopyFrom(numpy_helper.from_array(changed, weight))
+    found = [each for each in proto.graph.initializer if f"{each.name}.".startswith(f"{weight}.")]
+    assert found
+    for each in found:
+        external_data_helper.load_external_data_for_tensor(each, str(folder))
+        changed = change(numpy_helper.to_array(each)).astype(np.float32)
+        each.CopyFrom(numpy_helper.from_array(changed, each.name))
     onnx.save(proto, folder / f"{graph}.onnx")
     return Bundle(folder, bundle.manifest)
 
