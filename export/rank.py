@@ -5,22 +5,20 @@ vocabulary of 60,000 logits for each of 32 rows is 8 MB a step that need not lea
 blocks: they lie in the blocks whose own largest are largest, so only those few are sorted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from heedful.export.constants import Nodes, constant
+from heedful.export.logits import Part, again, product_of, whole
 
 # about the size of a block, if the vocabulary can be divided by one like it
 BLOCK = 160
 _BLOCKS = range(32, 1025)
 # rows that are ranked together even where many are ranked one by one: all threads have a part in each node then
 _TOGETHER = 8
-
-# what is done row by row to the product that logits come from
-_ROWWISE = {"Add", "Cast", "Mul"}
 
 
 class Ranked(NamedTuple):
@@ -36,10 +34,8 @@ class Ranked(NamedTuple):
 
 Ranker = Callable[[Nodes, ir.Value, ir.Value], Ranked]
 """Makes nodes for logits and how many of each row are wanted."""
-Whole = Callable[[Nodes], ir.Value]
+Everything = Callable[[Nodes], ir.Value]
 """Makes nodes for all logits."""
-Part = Callable[[ir.Value], ir.Value]
-"""Some rows of a value that has something for each row."""
 Make = Callable[[Nodes, Part], ir.Value]
 """Makes nodes for the logits of those rows."""
 
@@ -61,12 +57,12 @@ def rank_logits(model: ir.Model, *, row_by_row: bool = False) -> None:
         def make(within: Nodes, part: Part) -> ir.Value:
             return again(within, logits, part)
 
-        return rank_made(nodes, product_of(logits), best, make, row_by_row=row_by_row)
+        return rank_made(nodes, product_of(logits)[0], best, make, row_by_row=row_by_row)
 
     hand_over(model, ranker)
 
 
-def hand_over(model: ir.Model, ranker: Ranker, *inputs: ir.Value, whole: Whole | None = None) -> None:
+def hand_over(model: ir.Model, ranker: Ranker, *inputs: ir.Value, everything: Everything | None = None) -> None:
     """Give the decoder `model`, in place, an input `best` (1,) int64, how many logits of each row are wanted.
 
     Its outputs, beside `logits` (m, vocabulary): `best_logits` (m, best) float32 in falling order, their `best_tokens`
@@ -80,11 +76,11 @@ def hand_over(model: ir.Model, ranker: Ranker, *inputs: ir.Value, whole: Whole |
     count = logits.shape[0] if logits.shape is not None else None
     best = ir.Value(name="best", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
     graph.inputs.extend([best, *inputs])
-    choice = _choice(model, logits, best, ranker, whole or (lambda nodes: again(nodes, logits)))
-    everything, *said = choice.outputs
-    everything.name, everything.type, everything.shape = "logits", ir.TensorType(ir.DataType.FLOAT), logits.shape
-    graph.outputs[graph.outputs.index(logits)] = everything
-    for node in reversed(_product(logits)[1]):
+    choice = _choice(model, logits, best, ranker, everything or (lambda nodes: again(nodes, logits)))
+    unranked, *said = choice.outputs
+    unranked.name, unranked.type, unranked.shape = "logits", ir.TensorType(ir.DataType.FLOAT), logits.shape
+    graph.outputs[graph.outputs.index(logits)] = unranked
+    for node in reversed(product_of(logits)[1]):
         graph.remove(node, safe=True)
     # not every ranker says all of it
     for value, (name, (kind, axes)) in zip(said, _OUTPUTS.items(), strict=False):
@@ -92,22 +88,22 @@ def hand_over(model: ir.Model, ranker: Ranker, *inputs: ir.Value, whole: Whole |
     graph.outputs.extend(said)
 
 
-def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, ranker: Ranker, whole: Whole) -> ir.Node:
+def _choice(model: ir.Model, logits: ir.Value, best: ir.Value, ranker: Ranker, everything: Everything) -> ir.Node:
     """The node, put into the graph, whose outputs are all logits and nothing ranked, or the other way round."""
-    outer, some, everything = Nodes(model), Nodes(model), Nodes(model)
+    outer, some, every = Nodes(model), Nodes(model), Nodes(model)
     start = outer.integers(0)
     ranked = [value for value in ranker(some, logits, best) if value is not None]
     assert logits.shape is not None
     size = logits.shape[1]
     then = [_nothing(some, np.float32, size if isinstance(size, int) else 0), *ranked]
-    made = everything("Identity", whole(everything))
+    made = every("Identity", everything(every))
     made.shape, made.type = logits.shape, logits.type
-    total = everything("Squeeze", log_total(everything, made), everything.integers(-1))
+    total = every("Squeeze", log_total(every, made), every.integers(-1))
     # what rules allow is not known where all logits are asked for
-    totals = [total, *(everything("Identity", total) for _ in ranked[3:])]
+    totals = [total, *(every("Identity", total) for _ in ranked[3:])]
     branches = [
         ir.AttrGraph("then_branch", some.body("rank.some", [], then)),
-        ir.AttrGraph("else_branch", everything.body("rank.all", [], [made, *_none(everything), *totals])),
+        ir.AttrGraph("else_branch", every.body("rank.all", [], [made, *_none(every), *totals])),
     ]
     choice = ir.Node("", "If", [outer("Greater", best, start)], branches, num_outputs=len(then))
     model.graph.extend([*outer.made, choice])
@@ -129,7 +125,7 @@ def rank_made(nodes: Nodes, product: ir.Value, best: ir.Value, make: Make, *, ro
 
 
 def _together(nodes: Nodes, best: ir.Value, make: Make) -> Ranked:
-    return rank(nodes, make(nodes, lambda value: value), best)
+    return rank(nodes, make(nodes, whole), best)
 
 
 def _row_by_row(nodes: Nodes, best: ir.Value, make: Make) -> Ranked:
@@ -162,45 +158,6 @@ def _nothing(nodes: Nodes, kind: type[np.float32] | type[np.int64], width: int) 
     """No rows, of so many columns."""
     one = constant(nodes.model, f"rank.one.{kind.__name__}", np.ones((1, 1), kind))
     return nodes("Expand", one, nodes.integers(0, width))
-
-
-def _product(logits: ir.Value) -> tuple[ir.Value, Sequence[ir.Node]]:
-    """The product that `logits` come from, and the nodes between, in order."""
-    between: list[ir.Node] = []
-    value = logits
-    while (node := value.producer()) is not None and node.op_type in _ROWWISE and node.inputs[0] is not None:
-        between.insert(0, node)
-        value = node.inputs[0]
-    return value, between
-
-
-def product_of(logits: ir.Value) -> ir.Value:
-    """The product that `logits` come from."""
-    return _product(logits)[0]
-
-
-def again(nodes: Nodes, logits: ir.Value, part: Part = lambda value: value) -> ir.Value:
-    """`logits` made once more, of `part` of the product and of whatever else has something for each row."""
-    product, between = _product(logits)
-    made = {product: part(product)}
-    for node in between:
-        inputs = [value for value in node.inputs if value is not None]
-        given = [made[value] if value in made else value if value.is_initializer() else part(value) for value in inputs]
-        attributes = {name: each.value for name, each in node.attributes.items()}
-        made[node.outputs[0]] = nodes(node.op_type, *given, **attributes)
-    # the product says nothing of its shape and type
-    made[logits].shape, made[logits].type = logits.shape, logits.type
-    return made[logits]
-
-
-def columns(nodes: Nodes, logits: ir.Value, some: ir.Value, count: int, part: Part = lambda value: value) -> ir.Value:
-    """Of `part` of `logits`, made once more, the `count` columns that `some` is of the product."""
-    product, between = _product(logits)
-    assert not any(value.is_initializer() for node in between for value in node.inputs if value is not None)
-    made = again(nodes, logits, lambda value: part(some if value is product else value))
-    assert logits.shape is not None
-    made.shape = ir.Shape([logits.shape[0], count])
-    return made
 
 
 def rank(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:

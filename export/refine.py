@@ -69,7 +69,7 @@ class Refined:
         token = nodes("GatherElements", tokens, place, axis=1)
         return Likeliest(logit, token, total_of(nodes, refined, logit, token))
 
-    def whole(self, nodes: Nodes) -> ir.Value:
+    def everything(self, nodes: Nodes) -> ir.Value:
         """All logits (m, vocabulary), also of tokens that never come."""
         logits = nodes("Concat", self._refine(nodes)[-1], self.behind, axis=1)
         barred = _multiply(nodes, self.hidden, "barred", self.blocks.rows(self.never), 8)

@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from heedful.export.constants import Nodes, constant
-from heedful.export.cut import Parts, cut
-from heedful.export.rank import BLOCK, Part, Ranked, hand_over, in_order, log_total, product_of, rank_made
+from heedful.export.logits import Part, Parts, cut, product_of
+from heedful.export.rank import BLOCK, Ranked, hand_over, in_order, log_total, rank_made
 from heedful.export.refine import Refined, bars, refine_logits
 
 # what is ruled out, where infinity would be subtracted from itself
@@ -46,15 +46,15 @@ def rank_speech(model: ir.Model, speech: Mapping[str, Any], row_by_row: bool = F
     assert logits.shape is not None
     rule = ir.Value(name="rule", shape=ir.Shape([logits.shape[0], 2]), type=ir.TensorType(ir.DataType.INT64))
     tokens = _tokens(speech, int(logits.shape[1]))  # type: ignore[arg-type]
-    product = product_of(logits).producer()
+    product = product_of(logits)[0].producer()
     assert product is not None
     if product.op_type == "MatMulNBits":
         refined = refine_logits(model, logits, tokens.bound, tokens.never)
-        hand_over(model, lambda nodes, *_: _choose(nodes, refined, tokens, rule), rule, whole=refined.whole)
+        hand_over(model, lambda nodes, *_: _choose(nodes, refined, tokens, rule), rule, everything=refined.everything)
     else:
         parts = cut(model, logits, tokens.bound)
         ranker = partial(_rank, parts=parts, tokens=tokens, rule=rule, row_by_row=row_by_row)
-        hand_over(model, ranker, rule, whole=parts.whole)
+        hand_over(model, ranker, rule, everything=parts.everything)
     model.graph.remove(product, safe=True)
 
 
