@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from rivals.at_once import COLUMNS, REQUESTS, compared
 from rivals.measure import conditions, head, parser, row
+from rivals.task import SEARCHES
 
 from heedful.runtime import load
 from heedful.runtime.home import locate
 from heedful.runtime.speech.audio import SAMPLE_RATE, read_audio
 
 SECONDS = 40
-SEARCHES = {"greedy": 1, "beam 5": 5}
 
 Piece = NDArray[np.float32]
 

@@ -13,12 +13,12 @@ from typing import Any
 
 from rivals.at_once import COLUMNS, REQUESTS, compared
 from rivals.measure import conditions, head, parser, row
+from rivals.opus import BUNDLE, NEW, TOKENS
 from rivals.opus import lines as made_up
 
 from heedful.runtime import load
 
 SEARCHES = {"greedy": 1, "beam 4": 4}
-TOKENS, NEW = 20, 40
 
 
 def translate(translator: Any, text: str, **options: Any) -> str:
@@ -37,7 +37,7 @@ def main() -> None:
         raise SystemExit(f"{arguments.source} has {len(lines)} lines: at least {REQUESTS} are needed")
     works: dict[str, tuple[list[str], dict[str, Any]]] = {
         f"{arguments.model}-int8": (lines, {}),
-        "opus-shaped-int8": (made_up(REQUESTS, TOKENS), {"min_length": NEW, "max_length": NEW}),
+        BUNDLE: (made_up(REQUESTS, TOKENS), {"min_length": NEW, "max_length": NEW}),
     }
     print(conditions(f"{arguments.threads} threads", f"median of {arguments.runs} alternating runs"), end="\n\n")
     print(head("model", "search", *COLUMNS))

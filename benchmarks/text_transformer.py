@@ -14,14 +14,14 @@ from pathlib import Path
 
 from rivals import Rival
 from rivals.measure import alternate, conditions, head, parser, row, spread, typical
+from rivals.opus import BUNDLE, NEW, TOKENS
 from rivals.opus import lines as made_up
 from rivals.task import Translation
 
 from heedful.export.bundle import export
 from heedful.runtime.home import home
 
-LINES, TOKENS, NEW = 32, 20, 40
-BUNDLE = "opus-shaped-int8"
+LINES = 32
 
 
 def main() -> None:

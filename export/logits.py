@@ -7,10 +7,9 @@ need not be cut out of the logits of all tokens.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
-from heedful.export.constants import Nodes, constant, part_of
+from heedful.export.constants import Nodes, part_of
 
 # what is done row by row to the product
 _ROWWISE = {"Add", "Cast", "Mul"}
@@ -22,6 +21,12 @@ Part = Callable[[ir.Value], ir.Value]
 def whole(value: ir.Value) -> ir.Value:
     """All rows of `value`."""
     return value
+
+
+def columns_of(logits: ir.Value) -> int:
+    """How many logits there are of each row."""
+    assert logits.shape is not None
+    return int(logits.shape[1])  # type: ignore[arg-type]
 
 
 def product_of(logits: ir.Value) -> tuple[ir.Value, Sequence[ir.Node]]:
@@ -65,12 +70,11 @@ class Parts:
 
     def behind(self, nodes: Nodes) -> ir.Value:
         """Those from the bound on."""
-        return self._columns(nodes, self.rest, _columns_of(self.logits) - self.bound)
+        return self._columns(nodes, self.rest, columns_of(self.logits) - self.bound)
 
     def few(self, nodes: Nodes, tokens: Sequence[int]) -> ir.Value:
         """Those of few `tokens` before the bound."""
-        chosen = constant(nodes.model, "few.tokens", np.asarray(tokens, np.int64))
-        return self._columns(nodes, nodes("Gather", self.text, chosen, axis=1), len(tokens))
+        return self._columns(nodes, nodes("Gather", self.text, nodes.integers(*tokens), axis=1), len(tokens))
 
     def everything(self, nodes: Nodes) -> ir.Value:
         """All of them."""
@@ -92,7 +96,7 @@ def cut(model: ir.Model, logits: ir.Value, bound: int) -> Parts:
     """
     node = product_of(logits)[0].producer()
     assert node is not None
-    size = _columns_of(logits)
+    size = columns_of(logits)
     made = []
     for name, start, stop in (("text", 0, bound), ("rest", bound, size)):
         inputs = [
@@ -102,11 +106,6 @@ def cut(model: ir.Model, logits: ir.Value, bound: int) -> Parts:
         made.append(ir.node(node.op_type, inputs, dict(node.attributes), domain=node.domain))
     model.graph.insert_after(node, made)
     return Parts(logits, bound, *(each.outputs[0] for each in made))
-
-
-def _columns_of(logits: ir.Value) -> int:
-    assert logits.shape is not None
-    return int(logits.shape[1])  # type: ignore[arg-type]
 
 
 def _has_rows(value: ir.Value, size: int) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from heedful.export.constants import Nodes, constant
-from heedful.export.logits import Part, again, product_of, whole
+from heedful.export.logits import Part, again, columns_of, product_of, whole
 
 # about the size of a block, if the vocabulary can be divided by one like it
 BLOCK = 160
@@ -37,7 +37,7 @@ Ranker = Callable[[Nodes, ir.Value, ir.Value], Ranked]
 Everything = Callable[[Nodes], ir.Value]
 """Makes nodes for all logits."""
 Make = Callable[[Nodes, Part], ir.Value]
-"""Makes nodes for the logits of those rows."""
+"""Makes nodes for the logits of some rows."""
 
 # of what is said of rows: dtypes, and axes beside that of the rows
 _OUTPUTS: dict[str, tuple[ir.DataType, list[str]]] = {
@@ -54,10 +54,8 @@ def rank_logits(model: ir.Model, *, row_by_row: bool = False) -> None:
     """
 
     def ranker(nodes: Nodes, logits: ir.Value, best: ir.Value) -> Ranked:
-        def make(within: Nodes, part: Part) -> ir.Value:
-            return again(within, logits, part)
-
-        return rank_made(nodes, product_of(logits)[0], best, make, row_by_row=row_by_row)
+        product, _ = product_of(logits)
+        return rank_made(nodes, product, best, lambda within, part: again(within, logits, part), row_by_row=row_by_row)
 
     hand_over(model, ranker)
 
@@ -195,8 +193,7 @@ def _block(vocabulary: int) -> int | None:
 
 
 def _in_blocks(nodes: Nodes, logits: ir.Value, best: ir.Value, size: int) -> tuple[ir.Value, ir.Value]:
-    assert logits.shape is not None
-    count = int(logits.shape[1]) // size  # type: ignore[arg-type]
+    count = columns_of(logits) // size
     last = nodes.integers(-1)
     unit = constant(nodes.model, "block.size", np.asarray(size, np.int64))
     blocks = nodes("Reshape", logits, nodes.integers(0, count, size))

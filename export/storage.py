@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -18,26 +19,22 @@ _ALIGNMENT = 4096
 def store(models: dict[str, ir.Model], folder: Path, weights: str = "weights.bin") -> list[str]:
     """Write each model as `NAME.onnx` and their weights as `weights` into `folder`; names of the files written.
 
-    What no output of a model needs is left out, and taken from it.
+    What no output of a model needs is left out, and taken from it. Parts of a constant (`part_of`) lie within it.
     """
     for model in models.values():
         RemoveUnusedNodesPass()(model)
     offsets: dict[bytes, int] = {}
+    places: dict[ir.Value, int] = {}
     with (folder / weights).open("wb") as file:
         for value in _large(models.values()):
             whole, before = value.meta.get(WHOLE, (value, 0))
-            data = whole.const_value.tobytes()
-            digest = hashlib.sha256(data).digest()
-            if digest not in offsets:
-                file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-                offsets[digest] = file.tell()
-                file.write(data)
-                file.flush()
+            if whole not in places:
+                places[whole] = _place(file, whole.const_value.tobytes(), offsets)
             tensor = value.const_value
             assert tensor is not None
             value.const_value = ir.ExternalTensor(
                 weights,
-                offsets[digest] + before,
+                places[whole] + before,
                 tensor.nbytes,
                 tensor.dtype,
                 shape=ir.Shape(tensor.numpy().shape),
@@ -47,6 +44,16 @@ def store(models: dict[str, ir.Model], folder: Path, weights: str = "weights.bin
     for name, model in models.items():
         ir.save(model, folder / f"{name}.onnx")
     return [weights, *(f"{name}.onnx" for name in models)]
+
+
+def _place(file: BinaryIO, data: bytes, offsets: dict[bytes, int]) -> int:
+    """Where `file` has `data`: at its end, from now on, unless it has them at one of the `offsets`, by their digest."""
+    digest = hashlib.sha256(data).digest()
+    if digest not in offsets:
+        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+        offsets[digest] = file.tell()
+        file.write(data)
+    return offsets[digest]
 
 
 def _large(models: Iterable[ir.Model]) -> Iterable[ir.Value]:

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from heedful.export.constants import Nodes, constant
-from heedful.export.logits import Part, Parts, cut, product_of
+from heedful.export.logits import Part, Parts, columns_of, cut, product_of
 from heedful.export.rank import BLOCK, Ranked, hand_over, in_order, log_total, rank_made
 from heedful.export.refine import Refined, bars, refine_logits
 
@@ -45,7 +45,7 @@ def rank_speech(model: ir.Model, speech: Mapping[str, Any], row_by_row: bool = F
     logits = next(value for value in model.graph.outputs if value.name == "logits")
     assert logits.shape is not None
     rule = ir.Value(name="rule", shape=ir.Shape([logits.shape[0], 2]), type=ir.TensorType(ir.DataType.INT64))
-    tokens = _tokens(speech, int(logits.shape[1]))  # type: ignore[arg-type]
+    tokens = _tokens(speech, columns_of(logits))
     product = product_of(logits)[0].producer()
     assert product is not None
     if product.op_type == "MatMulNBits":
@@ -76,8 +76,8 @@ def _rank(
         ruled.shape, ruled.type = text.shape, text.type
         return ruled
 
-    few = nodes("Min", best, nodes.integers(bound))
-    words = rank_made(nodes, parts.text, few, written, row_by_row=row_by_row)
+    wanted = nodes("Min", best, nodes.integers(bound))
+    words = rank_made(nodes, parts.text, wanted, written, row_by_row=row_by_row)
     rest = parts.behind(nodes)
     tail = nodes("Add", _slice(nodes, rest, 0, first - bound), _barred(nodes, tokens, bound, first))
 

@@ -21,6 +21,8 @@ from tokenizers.models import Unigram
 from tokenizers.pre_tokenizers import Metaspace
 from tokenizers.processors import TemplateProcessing
 
+# the bundle made of it, and how many tokens a line and its translation have
+BUNDLE, TOKENS, NEW = "opus-shaped-int8", 20, 40
 LAYERS, WIDTH, INNER, HEADS, VOCABULARY = 6, 512, 2048, 8, 58_101
 END, UNKNOWN, PAD = 0, 1, VOCABULARY - 1
 # Plain random layers forget what they read and repeat a word for ever. These deviations sharpen attention, leave more

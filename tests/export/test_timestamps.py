@@ -21,7 +21,9 @@ WIDTH = 5
 Floats = NDArray[np.float32]
 
 
-def decoder(weight: Floats, speech: dict[str, Any], *, integers: bool = False) -> ort.InferenceSession:
+def decoder(
+    weight: Floats, speech: dict[str, Any], *, integers: bool = False, row_by_row: bool = False
+) -> ort.InferenceSession:
     """Hidden states (m, WIDTH) to logits, by a product of `integers` or of floats."""
     proto = helper.make_graph(
         [helper.make_node("Gemm", ["hidden", "weight"], ["logits"], transB=1)],
@@ -34,7 +36,7 @@ def decoder(weight: Floats, speech: dict[str, Any], *, integers: bool = False) -
     model = ir.serde.deserialize_model(helper.make_model(proto, opset_imports=opsets, ir_version=10))
     if integers:
         quantize_rows(model)
-    rank_speech(model, speech)
+    rank_speech(model, speech, row_by_row)
     made = ir.serde.serialize_model(model)
     onnx.checker.check_model(made)
     options = ort.SessionOptions()
@@ -55,7 +57,7 @@ def test_what_is_left_is_what_the_rules_leave(data: st.DataObject) -> None:
     vocabulary = stop + 1 + marks
     suppress = sorted(data.draw(st.sets(st.integers(0, stop).filter(lambda token: token != end), max_size=text // 2)))
     tokens = {"end": end, "no_timestamps": stop, "first_timestamp": stop + 1}
-    rows = data.draw(st.integers(1, 4) | st.integers(9, 12))  # few are ranked together, many one by one
+    rows, row_by_row = data.draw(st.integers(1, 4) | st.integers(9, 12)), data.draw(st.booleans())
     rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
     weight = rng.standard_normal((vocabulary, WIDTH), np.float32) * data.draw(st.sampled_from([0.1, 1, 4]))
     # timestamps alone may outweigh the text, and may not
@@ -68,7 +70,7 @@ def test_what_is_left_is_what_the_rules_leave(data: st.DataObject) -> None:
     )
     best = data.draw(st.integers(1, min(12, end)))
 
-    session = decoder(weight, {"tokens": tokens, "suppress": suppress})
+    session = decoder(weight, {"tokens": tokens, "suppress": suppress}, row_by_row=row_by_row)
     feed = {"hidden": hidden, "best": np.array([0]), "rule": np.array([stamps.of(text) for text in texts])}
     logits, total = session.run(["logits", "total"], feed)
     names = ["best_logits", "best_tokens", "total", "allowed"]
@@ -107,7 +109,7 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     """Though few are ranked together and many one by one."""
     rng = np.random.default_rng(2)
     speech = {"tokens": {"end": 600, "no_timestamps": 610, "first_timestamp": 611}, "suppress": [7, 300]}
-    session = decoder(rng.standard_normal((900, WIDTH), np.float32), speech, integers=True)
+    session = decoder(rng.standard_normal((900, WIDTH), np.float32), speech, integers=True, row_by_row=True)
     hidden = rng.standard_normal((17, WIDTH), np.float32)
     rules = np.array([(i % 2, 611 + 9 * i) for i in range(17)])
 
