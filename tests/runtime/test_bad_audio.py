@@ -213,7 +213,7 @@ def test_three_hours_in_constant_memory(
             file.write(noise)
         file.truncate(44 + size)
     # the detector itself takes half a minute for three hours
-    monkeypatch.setattr(vad, "_detector", lambda: lambda frame: float(np.abs(frame).max() > 0.05))
+    monkeypatch.setattr(vad, "detector", lambda: lambda frame: float(np.abs(frame).max() > 0.05))
     transcription = seeded.stream(path, vad=True, batch=2, **OPTIONS)
     heard, memory = [], []
     for segment in transcription:

