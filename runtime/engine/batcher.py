@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.generate import Job, Running, raise_first
-from heedful.runtime.errors import BusyError
 
 T = TypeVar("T")
 
@@ -29,33 +28,18 @@ class Batcher:
 
     There is no thread of its own: the first caller who waits for a result computes, for all, until it has its own, and
     leaves the place to another who waits. Memory is bounded by the rows of the decoder, for which callers wait in order
-    of arrival, and by `queue`, the number of requests that may be under way at once.
+    of arrival.
     """
 
-    def __init__(self, decoder: Decoder, queue: int) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         self.decoder = decoder
-        self.queue = queue
         self._state = threading.Condition()
-        self._requests = 0
         self._free = list(range(decoder.rows))
         self._line: deque[object] = deque()
         self._work: deque[Callable[[], None]] = deque()
         self._groups: list[_Group] = []
         self._running = Running(decoder)
         self._taken = False  # the place of who computes
-
-    @contextmanager
-    def request(self) -> Iterator[None]:
-        """Around all that is done for one request. Raises BusyError when `queue` requests are under way already."""
-        with self._state:
-            if self._requests >= self.queue:
-                raise BusyError(f"{self._requests} requests are under way already: try later, or load with more queue")
-            self._requests += 1
-        try:
-            yield
-        finally:
-            with self._state:
-                self._requests -= 1
 
     @contextmanager
     def rows(self, count: int) -> Iterator[list[int]]:
@@ -130,7 +114,7 @@ class Batcher:
             self._work.popleft()()
         self._retire()
         if self._groups:
-            self._step()
+            self._advance(self._running.step)
 
     def _admit(self, group: _Group) -> None:
         if group.withdrawn:
@@ -139,15 +123,18 @@ class Batcher:
         try:
             if group.prepare is not None:
                 group.prepare()
-            self._running.admit(group.jobs)
-            self._groups.append(group)
         except BaseException as error:
-            self._running.remove(group.jobs)
+            for job in group.jobs:
+                self.decoder.release(job.row)
             self._fail(error, group.future)
+            return
+        self._groups.append(group)
+        self._advance(lambda: self._running.admit(group.jobs))
 
-    def _step(self) -> None:
+    def _advance(self, feed: Callable[[], None]) -> None:
+        """Run the decoder."""
         try:
-            self._running.step()
+            feed()
         except BaseException as error:
             # the caches are in an unknown state: nobody's tokens can be trusted
             groups, self._groups = self._groups, []

@@ -59,12 +59,9 @@ class Lanes(Generic[M]):
     only.
     """
 
-    def __init__(
-        self, model: M, *, rows: int, queue: int, few: int, decoder: Callable[[M, int], Decoder] = Model.decoder
-    ) -> None:
+    def __init__(self, model: M, *, rows: int, few: int, decoder: Callable[[M, int], Decoder] = Model.decoder) -> None:
         self.model = model
         self.rows = rows
-        self.queue = queue
         self.few = few
         self.threads = min(threads_of(model), rows)
         self.most = -(-rows // self.threads)
@@ -73,7 +70,7 @@ class Lanes(Generic[M]):
         self._narrow: list[Lane[M]] = []
         self._lock = threading.Lock()
         # what one input by itself needs is there from the start
-        self.request = self._choose(1).batcher.request
+        self._choose(1)
 
     @property
     def wide(self) -> Lane[M]:
@@ -130,14 +127,14 @@ class Lanes(Generic[M]):
         return min(self._narrow, key=lambda lane: lane.load)
 
     def _lane(self, model: M, rows: int) -> Lane[M]:
-        return Lane(model, Batcher(self._decoder(model, rows), self.queue))
+        return Lane(model, Batcher(self._decoder(model, rows)))
 
 
 class LanesByDecoder(Generic[M]):
     """The lanes of one model for each kind of decoder that it has, made when they are first needed."""
 
-    def __init__(self, model: M, *, rows: int, queue: int, few: int) -> None:
-        self._make = partial(Lanes[M], model, rows=rows, queue=queue, few=few)
+    def __init__(self, model: M, *, rows: int, few: int) -> None:
+        self._make = partial(Lanes[M], model, rows=rows, few=few)
         self._made: dict[Callable[[M, int], Decoder], Lanes[M]] = {}
         self._lock = threading.Lock()
 

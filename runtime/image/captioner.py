@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from itertools import islice
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from heedful.runtime.engine.batcher import Batcher
 from heedful.runtime.engine.generate import Job
+from heedful.runtime.engine.requests import Requests
 from heedful.runtime.engine.search import Hypothesis, Limits, Search
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.engine.settings import build_rules, build_search
@@ -53,9 +54,9 @@ class Captioner:
 
     def __init__(self, sessions: Sessions, *, rows: int, queue: int) -> None:
         self.model = CaptionModel(sessions)
-        self._batcher = Batcher(self.model.decoder(rows), queue)
+        self._batcher = Batcher(self.model.decoder(rows))
+        self._requests = Requests(queue)
         self._readers = sessions.threads or os.cpu_count() or 1
-        self._callers = ThreadPoolExecutor(queue, "heedful-request")
 
     @property
     def device(self) -> str:
@@ -67,17 +68,25 @@ class Captioner:
 
         `options` are those of `CaptionOptions`. Raises InputError for a picture or options that cannot be used.
         """
-        if isinstance(image, list | tuple):
-            return list(self.stream(image, **options))
-        one: PictureSource = image  # type: ignore[assignment]
-        (caption,) = self.stream([one], **options)
-        return caption
+        with self._requests.request():
+            return self._answer(image, options)
+
+    def _answer(
+        self, image: PictureSource | Sequence[PictureSource], options: dict[str, Any]
+    ) -> Caption | list[Caption]:
+        several = isinstance(image, list | tuple)
+        images: Sequence[PictureSource] = image if several else [image]  # type: ignore[assignment, list-item]
+        captions = [_raised(each) for each in self._attempts(self._request(options), iter(images))]
+        return captions if several else captions[0]
 
     def submit(
         self, image: PictureSource | Sequence[PictureSource], **options: Any
     ) -> "Future[Caption | list[Caption]]":
-        """The same, begun in the background: for asyncio, `await asyncio.wrap_future(caption.submit(...))`."""
-        return self._callers.submit(self, image, **options)
+        """The same, begun in the background: for asyncio, `await asyncio.wrap_future(caption.submit(...))`.
+
+        Requests beyond the queue wait until others are over.
+        """
+        return self._requests.submit(lambda: self._answer(image, options))
 
     def stream(self, images: Iterable[PictureSource], **options: Any) -> Iterator[Caption]:
         """What is in each of `images`, in order, read as they are needed; the first that cannot be read ends it."""
@@ -85,10 +94,17 @@ class Captioner:
 
     def attempts(self, images: Iterable[PictureSource], **options: Any) -> Iterator[Caption | InputError]:
         """What is in each of `images`, in order, or the error of one that cannot be read."""
-        return self._attempts(_Request(self.model, CaptionOptions.of(**options)), iter(images))
+        return self._admitted(self._request(options), iter(images))
+
+    def _request(self, options: dict[str, Any]) -> _Request:
+        return _Request(self.model, CaptionOptions.of(**options))
+
+    def _admitted(self, request: _Request, images: Iterator[PictureSource]) -> Iterator[Caption | InputError]:
+        with self._requests.request():
+            yield from self._attempts(request, images)
 
     def _attempts(self, request: _Request, images: Iterator[PictureSource]) -> Iterator[Caption | InputError]:
-        with self._batcher.request(), workers(self._readers, "heedful-reader") as pool:
+        with workers(self._readers, "heedful-reader") as pool:
             waiting: deque[list[Future[Picture]]] = deque()
             while batch := list(islice(images, request.options.batch)):
                 waiting.append([pool.submit(self.model.read, image) for image in batch])

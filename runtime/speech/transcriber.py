@@ -1,8 +1,11 @@
 """Speech to text with one bundle, for any number of callers."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 
 from heedful.runtime.engine.lanes import Lanes, LanesByDecoder, threads_of
+from heedful.runtime.engine.requests import Requests
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.speech.audio import Source, read_audio
 from heedful.runtime.speech.model import SpeechModel
@@ -16,11 +19,11 @@ class Transcriber:
 
     def __init__(self, sessions: Sessions, *, rows: int, queue: int) -> None:
         self.model = SpeechModel(sessions)
-        self._lanes = LanesByDecoder(self.model, rows=rows, queue=queue, few=threads_of(self.model) - 1)
+        self._lanes = LanesByDecoder(self.model, rows=rows, few=threads_of(self.model) - 1)
         # where there are two kinds the first request says which is needed
         if not self.model.has_beams:
             self.lanes(False)
-        self._callers = ThreadPoolExecutor(queue, "heedful-request")
+        self._requests = Requests(queue)
 
     @property
     def device(self) -> str:
@@ -36,8 +39,18 @@ class Transcriber:
 
         `options` are those of `TranscribeOptions`. Raises InputError for audio or options that cannot be used.
         """
+        return self._begin(self._requests.request, audio, sample_rate, options)
+
+    def _begin(
+        self,
+        admitted: Callable[[], AbstractContextManager[None]],
+        audio: Source,
+        sample_rate: int | None,
+        options: dict[str, object],
+    ) -> Transcription:
         chosen = TranscribeOptions.of(**options)
-        return Transcription(self.model, self.lanes(chosen.beams > 1), chosen, read_audio(audio, sample_rate))
+        lanes = self.lanes(chosen.beams > 1)
+        return Transcription(self.model, lanes, admitted, chosen, read_audio(audio, sample_rate))
 
     def __call__(self, audio: Source, *, sample_rate: int | None = None, **options: object) -> Transcript:
         """The whole transcript of `audio`; arguments as in `stream`."""
@@ -46,6 +59,6 @@ class Transcriber:
     def submit(self, audio: Source, *, sample_rate: int | None = None, **options: object) -> Future[Transcript]:
         """The same, begun in the background: for asyncio, `await asyncio.wrap_future(transcriber.submit(...))`.
 
-        Requests beyond the queue wait in the order in which they were submitted.
+        Requests beyond the queue wait until others are over.
         """
-        return self._callers.submit(self, audio, sample_rate=sample_rate, **options)
+        return self._requests.submit(lambda: collect(self._begin(nullcontext, audio, sample_rate, options)))

@@ -5,7 +5,9 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from heedful.runtime.speech.results import Segment, Transcript
 from heedful.runtime.speech.segments import build_segment, deal_words
 from heedful.runtime.speech.tape import Tape
 from heedful.runtime.speech.timestamps import Span, split_segments
-from heedful.runtime.speech.vad import speech_windows
+from heedful.runtime.speech.vad import SpeechWindow, speech_windows
 from heedful.runtime.speech.windows import Decoded, Window, WindowDecoder
 from heedful.runtime.speech.words import TimedWord, time_words
 from heedful.runtime.workers import workers
@@ -28,7 +30,9 @@ log = logging.getLogger("heedful")
 
 # less than this of audio after the last window holds no word
 _SHORTEST = 0.1
-# text decoded at a higher temperature is not trusted as a prompt for what follows
+# seconds of speech that tell its language
+_TELLING = 10
+# text that was not accepted up to this temperature is not trusted as a prompt for what follows
 _TRUSTED_TEMPERATURE = 0.5
 
 
@@ -52,6 +56,8 @@ class _Stretch:
 class Transcription:
     """A transcription in progress: iterate over it for its segments, which come as soon as they are ready.
 
+    That can be done once, since the recording is read as it goes: InputError the second time. `admitted` is around all
+    that is done.
     `language` and `language_probability` are known with the first segment; `duration`, in seconds, is what has been
     heard so far; `first_token` the time, by time.perf_counter, when the first token of all came.
     """
@@ -60,6 +66,7 @@ class Transcription:
         self,
         model: SpeechModel,
         lanes: Lanes[SpeechModel],
+        admitted: Callable[[], AbstractContextManager[None]],
         options: TranscribeOptions,
         chunks: Iterator[NDArray[np.float32]],
     ) -> None:
@@ -71,6 +78,7 @@ class Transcription:
             )
         self.model = model
         self.lanes = lanes
+        self.admitted = admitted
         self.options = options
         self.language = options.language or ("" if model.tokens.multilingual else "en")
         self.language_probability = 1.0 if self.language else 0.0
@@ -80,6 +88,7 @@ class Transcription:
         self._hotwords = model.tokens.encode(options.hotwords) if options.hotwords else []
         self._opening = model.tokens.encode(options.initial_prompt) if options.initial_prompt else []
         self.first_token: float | None = None
+        self._begun = False
 
     @property
     def duration(self) -> float:
@@ -91,7 +100,10 @@ class Transcription:
             yield chunk
 
     def __iter__(self) -> Iterator[Segment]:
-        with self.lanes.request():
+        if self._begun:
+            raise InputError("a transcription can be iterated over once: keep its iterator to go on, or begin another")
+        self._begun = True
+        with self.admitted():
             segments = self._one_after_another() if self.options.batch == 1 else self._side_by_side()
             for number, segment in enumerate(segments):
                 yield replace(segment, id=number)
@@ -121,9 +133,23 @@ class Transcription:
         if vad is None:
             yield _Stretch(Tape(self._chunks), 0, Clock([(0.0, math.inf)]), list(self._opening))
             return
-        for window in speech_windows(self._chunks, vad, self.model.samples / self.model.rate):
+        for window in self._with_language(speech_windows(self._chunks, vad, self.model.samples / self.model.rate)):
             clock = Clock([(start / self.model.rate, end / self.model.rate) for start, end in window.spans])
             yield _Stretch(Tape(iter([window.samples])), window.start, clock, list(self._opening))
+
+    def _with_language(self, windows: Iterator[SpeechWindow]) -> Iterator[SpeechWindow]:
+        """The same windows. A first one that is too short to tell the language by is heard with those that follow."""
+        opening: list[SpeechWindow] = []
+        missing = 0 if self.language else min(_TELLING * self.model.rate, self.model.samples)
+        while missing > 0 and (window := next(windows, None)):
+            opening.append(window)
+            missing -= len(window.samples)
+        if len(opening) > 1:
+            speech = np.concatenate([window.samples for window in opening])
+            with self.lanes.place(company=self.options.batch) as place:
+                self._encode(place, speech[: self.model.samples])
+                self._detect(place)
+        return chain(opening, windows)
 
     def _segments(self, stretch: _Stretch) -> Iterator[Segment]:
         """Window after window."""
@@ -188,8 +214,9 @@ class Transcription:
             segments.append(segment)
         advance = round(following * self.model.rate)
         stretch.seek += advance if 0 < advance < samples else samples
-        stretch.previous += decoded.hypothesis.tokens
-        if not self.options.condition_on_previous_text or decoded.temperature > _TRUSTED_TEMPERATURE:
+        # what was cut off at the end of the window is heard again: it has not been said yet
+        stretch.previous += (token for span, _ in kept for token in span.tokens)
+        if not self.options.condition_on_previous_text or decoded.last_temperature > _TRUSTED_TEMPERATURE:
             stretch.previous = []
         stretch.done = stretch.tape.ended and stretch.tape.heard - stretch.seek < _SHORTEST * self.model.rate
         return segments
@@ -209,7 +236,8 @@ class Transcription:
         batcher = place.batcher
         weights, probabilities = batcher.call(lambda: place.model.align(batcher.decoder, place.row, header, flat))
         frames = max(1, min(self.model.shape.frames, round(duration / self.model.frame)))
-        timed = time_words(tokens.words(flat, self.language), weights, probabilities, frames, self.model.frame)
+        spoken = "en" if self.options.task == "translate" else self.language
+        timed = time_words(tokens.words(flat, spoken), weights, probabilities, frames, self.model.frame)
         offset = stretch.seek / self.model.rate
         dealt = deal_words(timed, spans, [len(text) for text in texts], stretch.speech_end - offset)
         stretch.speech_end = max((words[-1].end + offset for words in dealt if words), default=stretch.speech_end)

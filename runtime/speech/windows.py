@@ -5,7 +5,7 @@ A window that fails the thresholds of repetition or probability is decoded again
 
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -31,11 +31,15 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a window says, the measures by which it was accepted, and when its first token came (time.perf_counter)."""
+    """What a window says, the measures by which it was accepted, and when its first token came (time.perf_counter).
+
+    `last_temperature` is the last that was tried: that of the text, unless all tries failed.
+    """
 
     hypothesis: Hypothesis
     text: str
     temperature: float
+    last_temperature: float
     compression_ratio: float
     no_speech_prob: float
     first_token: float
@@ -76,7 +80,7 @@ class WindowDecoder:
             tries.append(self._decoded(job, temperature))
             if self._accepts(tries[-1]):
                 break
-        return self._best(tries)
+        return replace(self._best(tries), last_temperature=tries[-1].temperature)
 
     def _search(self, window: Window, temperature: float) -> Search:
         positions = self.model.shape.positions
@@ -98,7 +102,7 @@ class WindowDecoder:
         odds = np.exp(scores - scores.max())
         text = self.model.tokens.text(best.tokens)
         silence = float(odds[self.model.tokens.special.no_speech] / odds.sum())
-        return Decoded(best, text, temperature, compression_ratio(text), silence, job.first_token)
+        return Decoded(best, text, temperature, temperature, compression_ratio(text), silence, job.first_token)
 
     def _improbable(self, decoded: Decoded) -> bool:
         lowest = self.options.logprob_threshold

@@ -1,7 +1,7 @@
 """Texts in, texts out: sentences of any number of texts read and written side by side, in constant memory."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import chain
@@ -11,6 +11,7 @@ import numpy as np
 
 from heedful.runtime.engine.generate import Job
 from heedful.runtime.engine.lanes import Lanes, LanesByDecoder, Place
+from heedful.runtime.engine.requests import Requests
 from heedful.runtime.engine.search import Hypothesis
 from heedful.runtime.engine.sessions import Sessions
 from heedful.runtime.errors import InputError
@@ -44,10 +45,10 @@ class Writer:
     def __init__(self, sessions: Sessions, *, rows: int, queue: int) -> None:
         self.model = TextModel(sessions)
         few = _FEW if self.model.is_large else 0
-        self._lanes = LanesByDecoder(self.model, rows=rows, queue=queue, few=few)
+        self._lanes = LanesByDecoder(self.model, rows=rows, few=few)
         self._greedy = Greedy(self.model) if self.model.has_greedy else None
         self.lanes(False)
-        self._callers = ThreadPoolExecutor(queue, "heedful-request")
+        self._requests = Requests(queue)
         # typed: 1 is not True, though they are equal
         self._remembered = lru_cache(_REMEMBERED, typed=True)(partial(_asked, self.model, self.splits))
 
@@ -65,21 +66,32 @@ class Writer:
 
         `options` are those of `TextOptions`. Raises InputError for a text or options that cannot be used.
         """
+        with self._requests.request():
+            return self._answer(text, options)
+
+    def _answer(self, text: str | Sequence[str], options: dict[str, Any]) -> Written | list[Written]:
         if isinstance(text, str):
             return self._one(self._request(options), text)
         if isinstance(text, bytes) or not isinstance(text, Iterable):
             raise InputError(f"a text must be a str, or a list of them, not {type(text).__name__}")
         if isinstance(text, list | tuple) and len(text) == 1 and isinstance(text[0], str):
             return [self._one(self._request(options), text[0])]
-        return list(self.stream(text, **options))
+        return list(self._stream(self._request(options), iter(text), _AHEAD))
 
     def submit(self, text: str | Sequence[str], **options: Any) -> "Future[Written | list[Written]]":
-        """The same, begun in the background: for asyncio, `await asyncio.wrap_future(translate.submit(...))`."""
-        return self._callers.submit(self, text, **options)
+        """The same, begun in the background: for asyncio, `await asyncio.wrap_future(translate.submit(...))`.
+
+        Requests beyond the queue wait until others are over.
+        """
+        return self._requests.submit(lambda: self._answer(text, options))
 
     def stream(self, texts: Iterable[str], *, ahead: int = _AHEAD, **options: Any) -> Iterator[Written]:
         """What is written about each of `texts`, in order; `ahead` characters of them are read at a time."""
-        return self._stream(self._request(options), iter(texts), ahead)
+        return self._admitted(self._request(options), iter(texts), ahead)
+
+    def _admitted(self, request: Request, texts: Iterator[str], ahead: int) -> Iterator[Written]:
+        with self._requests.request():
+            yield from self._stream(request, texts, ahead)
 
     def _request(self, options: dict[str, Any]) -> Request:
         """What `options` ask for; who asks the same again does not wait for it to be found out again."""
@@ -91,7 +103,7 @@ class Writer:
     def _stream(self, request: Request, texts: Iterator[str], ahead: int) -> Iterator[Written]:
         lanes = self.lanes(request.short)
         # its threads start when there is more than one group
-        with lanes.request(), workers(lanes.threads, "heedful-lane") as pool:
+        with workers(lanes.threads, "heedful-lane") as pool:
             while window := list(_window(texts, ahead)):
                 tasks = [request.tasks(text) for text in window]
                 if len(tasks) == 1 and self._is_written_alone(request, lanes, tasks[0]):
@@ -113,10 +125,9 @@ class Writer:
         """What is written about `text`, with as little around a single sentence as can be."""
         lanes = self.lanes(request.short)
         if self._greedy is not None and request.is_plain and len(text) <= _SENTENCE:
-            with lanes.request():
-                tasks = request.tasks(text)
-                if self._is_written_alone(request, lanes, tasks):
-                    return _joined(tasks)
+            tasks = request.tasks(text)
+            if self._is_written_alone(request, lanes, tasks):
+                return _joined(tasks)
         (written,) = self._stream(request, iter([text]), _AHEAD)
         return written
 
@@ -139,8 +150,10 @@ class Writer:
     def _run(self, request: Request, lanes: Lanes[TextModel], company: int, tasks: Sequence[Task]) -> None:
         """Read and write the pieces of `tasks`, some of `company` at a time, all in one lane."""
         with lanes.place(len(tasks), width=request.settings["beams"], company=company) as place:
-            self._write(request, place, tasks)
-            place.batcher.decoder.buffers.forget(place.rows)
+            try:
+                self._write(request, place, tasks)
+            finally:
+                place.batcher.decoder.buffers.forget(place.rows)
 
     def _write(self, request: Request, place: Place[TextModel], tasks: Sequence[Task]) -> None:
         sources = {row: request.framing.source(task.tokens) for row, task in zip(place.rows, tasks, strict=True)}

@@ -16,7 +16,6 @@ from heedful.runtime.engine.batcher import Batcher
 from heedful.runtime.engine.decoder import All, Decoder, Feed, Scores
 from heedful.runtime.engine.generate import Job, generate
 from heedful.runtime.engine.search import Beam, Hypothesis, Limits, Sample, Search
-from heedful.runtime.errors import BusyError
 
 END, VOCABULARY, ROWS = 0, 11, 4
 
@@ -49,8 +48,8 @@ class Reader:
         return All(logits.astype(np.float32), np.log(np.exp(logits).sum(axis=1)).astype(np.float32))
 
 
-def batcher(reader: Reader, queue: int = 8) -> Batcher:
-    return Batcher(cast(Decoder, reader), queue)
+def batcher(reader: Reader) -> Batcher:
+    return Batcher(cast(Decoder, reader))
 
 
 def search(width: int, length: int) -> Search:
@@ -181,6 +180,45 @@ def test_an_error_of_the_decoder_is_everyones_and_does_not_last() -> None:
     assert len(after.search.results()[0].tokens) == 5
 
 
+class Prompting(Reader):
+    """Fails over the prompt of row 1."""
+
+    def step(self, feeds: Mapping[int, Feed]) -> dict[int, All]:
+        if sorted(feeds) == [1]:
+            raise MemoryError
+        return super().step(feeds)
+
+
+def test_an_error_of_the_decoder_over_a_prompt_is_everyones() -> None:
+    """Those who were waiting for their next step may have lost what it goes by."""
+    reader = Prompting()
+    shared = batcher(reader)
+
+    def both_are_here() -> None:
+        while not shared._work:
+            time.sleep(0.001)
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(shared.generate, [endless(0, 5)], both_are_here)
+        while not shared._taken:
+            time.sleep(0.001)
+        second = pool.submit(shared.generate, [endless(1, 5)])
+    assert [type(each.exception()) for each in (first, second)] == [MemoryError, MemoryError]
+    assert not reader.written
+
+
+def test_what_was_prepared_is_released_where_that_fails() -> None:
+    reader = Reader()
+
+    def prepare() -> None:
+        reader.written[0] = [1]
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        batcher(reader).generate([endless(0, 5)], prepare)
+    assert not reader.written
+
+
 def test_rows_come_in_order_of_arrival() -> None:
     shared = batcher(Reader())
     order = []
@@ -200,14 +238,6 @@ def test_rows_come_in_order_of_arrival() -> None:
     for each in waiting:
         each.result(30)
     assert order == ["three", "one"]
-
-
-def test_requests_beyond_the_queue_are_refused() -> None:
-    shared = batcher(Reader(), queue=2)
-    with shared.request(), shared.request(), pytest.raises(BusyError, match="2 requests are under way"):
-        shared.request().__enter__()
-    with shared.request():
-        pass
 
 
 def test_a_caller_who_is_interrupted_while_it_computes_leaves_no_job_in_its_row() -> None:

@@ -55,7 +55,6 @@ def lanes(threads: int, rows: int, device: Device = CPU, few: int | None = None)
     return Lanes(
         cast(Model, Sized(Sessions(NOTHING, device, threads))),
         rows=rows,
-        queue=4,
         few=threads - 1 if few is None else few,
         decoder=cast(Callable[[Model, int], Decoder], Sized.decoder),
     )

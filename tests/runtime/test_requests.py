@@ -79,14 +79,21 @@ def test_a_caller_who_dawdles_holds_up_nobody(seeded: Transcriber) -> None:
     assert last.result(60).duration == 1
 
 
-def test_more_requests_than_the_queue_holds_are_refused(seeded_bundle: Path) -> None:
-    small = load(seeded_bundle, "cpu", threads=1, queue=1)
-    first = iter(small.stream(noise(0, 3), sample_rate=RATE, language="en", beams=1, temperatures=(0.0,)))
+@pytest.mark.parametrize("bundle", ["bundle", "int8"])
+def test_more_requests_than_the_queue_holds_are_refused_or_wait(bundle: str, request: pytest.FixtureRequest) -> None:
+    """Greedy search and beams have decoders of their own in int8, but share the queue."""
+    small = load(request.getfixturevalue(f"seeded_{bundle}"), "cpu", threads=1, queue=1)
+    options = {"sample_rate": RATE, "language": "en", "temperatures": (0.0,)}
+    first = iter(small.stream(noise(0, 3), beams=1, **options))
     assert next(first).id == 0
     with pytest.raises(BusyError, match="1 requests are under way"):
-        small(noise(1, 1), sample_rate=RATE, language="en")
+        small(noise(1, 1), beams=2, **options)
+    waiting = [small.submit(noise(1, 1), beams=beams, **options) for beams in (1, 2)]
+    time.sleep(0.2)
+    assert not any(each.done() for each in waiting)
     first.close()
-    assert small(noise(1, 1), sample_rate=RATE, language="en", beams=1).language == "en"
+    assert [each.result(60).language for each in waiting] == ["en", "en"]
+    assert small(noise(1, 1), beams=1, **options).language == "en"
 
 
 def test_more_windows_than_rows_are_an_error(seeded: Transcriber) -> None:

@@ -14,7 +14,7 @@ from heedful.runtime.speech.timestamps import Span
 from heedful.runtime.speech.windows import Decoded
 from heedful.runtime.speech.words import TimedWord
 
-DECODED = Decoded(Hypothesis((1, 2, 3), -2.0, -0.5, ended=True), " window", 0.2, 1.25, 0.125, 0.0)
+DECODED = Decoded(Hypothesis((1, 2, 3), -2.0, -0.5, ended=True), " window", 0.2, 0.2, 1.25, 0.125, 0.0)
 
 times = st.floats(0, 30)
 
