@@ -41,7 +41,8 @@ def open_bundle(name_or_path: str | os.PathLike[str], *, remembered: bool = Fals
         known = ", ".join(entry.name for entry in listed("bundles")) or "none yet"
         raise BundleError(
             f"no bundle {os.fspath(name_or_path)!r}: it is not a folder and not in {home() / 'bundles'} "
-            f"(there: {known}); `heedful export CHECKPOINT BUNDLE` makes one"
+            f"(there: {known}); `heedful export CHECKPOINT BUNDLE` makes one "
+            "(pip install 'heedful[export]'; the README says how the default ones are made)"
         )
     manifest = read_manifest(path)
     digests = Digests()
