@@ -36,6 +36,7 @@ BENCH_speech_transformers = $(AUDIO) $(OPTIMUM)
 BENCH_speech_words = $(AUDIO) $(LONG) $(FASTER_WHISPER)
 BENCH_text_memory = $(SENTENCES)
 BENCH_text_quality = $(SENTENCES) $(REFERENCES) $(TEXT)
+BENCH_text_requests = $(SENTENCES) build/opus
 BENCH_text_speed = $(SENTENCES) $(TEXT)
 BENCH_text_transformer = build/opus --ctranslate2-python $(RIVALS)/text/bin/python --optimum-python $(RIVALS)/optimum/bin/python
 BENCHMARKS := $(basename $(notdir $(sort $(wildcard benchmarks/*.py))))

@@ -1,10 +1,10 @@
 """Translations asked for by eight threads at once against the same eight one after another, on one loaded model.
 
-    python benchmarks/text_requests.py SOURCE [--model translate-en-pt]
+    python benchmarks/text_requests.py SOURCE FOLDER [--model translate-en-pt]
 
 The first eight lines of SOURCE through the student MODEL-int8, and eight lines of 20 tokens through the model of the
-shape of opus-mt, 40 new tokens each (`opus-shaped-int8`, made by text_transformer.py): greedy and with four hypotheses.
-Both ways take turns; seconds are medians until the last request is answered.
+shape of opus-mt, 40 new tokens each: greedy and with four hypotheses. FOLDER is where rivals/opus.py makes that model,
+if it is not there. Both ways take turns; seconds are medians until the last request is answered.
 """
 
 from functools import partial
@@ -15,6 +15,7 @@ from rivals.at_once import COLUMNS, REQUESTS, compared
 from rivals.measure import conditions, head, parser, row
 from rivals.opus import BUNDLE, NEW, TOKENS
 from rivals.opus import lines as made_up
+from rivals.shaped import exported
 
 from heedful.runtime import load
 
@@ -30,11 +31,13 @@ def main() -> None:
     """Print the table."""
     arguments_of = parser(__doc__)
     arguments_of.add_argument("source", type=Path)
+    arguments_of.add_argument("folder", type=Path)
     arguments_of.add_argument("--model", default="translate-en-pt")
     arguments = arguments_of.parse_args()
     lines = arguments.source.read_text(encoding="utf-8").splitlines()[:REQUESTS]
     if len(lines) < REQUESTS:
         raise SystemExit(f"{arguments.source} has {len(lines)} lines: at least {REQUESTS} are needed")
+    exported(arguments.folder)
     works: dict[str, tuple[list[str], dict[str, Any]]] = {
         f"{arguments.model}-int8": (lines, {}),
         BUNDLE: (made_up(REQUESTS, TOKENS), {"min_length": NEW, "max_length": NEW}),

@@ -7,7 +7,6 @@ not there. 32 lines of 20 tokens, 40 new tokens each, whatever the model says. C
 and has the better of two ways to spend its threads; optimum and transformers compute in float32. Engines take turns.
 """
 
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -16,10 +15,8 @@ from rivals import Rival
 from rivals.measure import alternate, conditions, head, parser, row, spread, typical
 from rivals.opus import BUNDLE, NEW, TOKENS
 from rivals.opus import lines as made_up
+from rivals.shaped import exported
 from rivals.task import Translation
-
-from heedful.export.bundle import export
-from heedful.runtime.home import home
 
 LINES = 32
 
@@ -32,10 +29,7 @@ def main() -> None:
     arguments_of.add_argument("--optimum-python", required=True)
     arguments = arguments_of.parse_args()
     folder = Path(arguments.folder).absolute()
-    if not folder.exists():
-        subprocess.run([sys.executable, str(Path(__file__).parent / "rivals" / "opus.py"), str(folder)], check=True)
-    if not (home() / "bundles" / BUNDLE).exists():
-        export(folder, BUNDLE, "int8")
+    exported(folder)
     ours = Rival(sys.executable, "run_heedful_text.py")
     ctranslate2 = Rival(arguments.ctranslate2_python, "run_ctranslate2_text.py")
     others = {name: Rival(arguments.optimum_python, f"run_{name}_text.py") for name in ("transformers", "optimum")}
