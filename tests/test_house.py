@@ -71,6 +71,12 @@ def unsafe_loads(path: str, source: str) -> list[str]:
     return found
 
 
+def test_make_bench_knows_what_each_benchmark_takes() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        assert f"\nBENCH_{path.stem} = " in makefile
+
+
 @pytest.mark.parametrize("path", [*CODE, *PROGRAMS, *TESTS], ids=relative)
 def test_imports_keep_to_the_rules(path: Path) -> None:
     assert breaches(relative(path), path.read_text(encoding="utf-8")) == []
@@ -188,5 +194,10 @@ def test_the_wheel_carries_the_command_and_the_licence(wheel: Path) -> None:
         scripts = configparser.ConfigParser()
         scripts.read_string(archive.read(metadata["entry_points.txt"]).decode())
         licence = archive.read(metadata["licenses/LICENSE"]).decode()
+        card = archive.read(metadata["licenses/export/checkpoints/captioner/README.md"]).decode()
+        stated = archive.read(metadata["METADATA"]).decode()
     assert dict(scripts["console_scripts"]) == {"heedful": "heedful.export.cli:main"}
     assert licence == (ROOT / "LICENSE").read_text(encoding="utf-8")
+    # the weights that come with it have a licence of their own
+    assert "License-Expression: Apache-2.0 AND LicenseRef-research-only-data\n" in stated
+    assert "license_name: apache-2.0-and-research-only-data\n" in card
