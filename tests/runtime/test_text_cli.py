@@ -99,7 +99,6 @@ def test_output_is_there_once_it_is_whole(translate: Heedful, tmp_path: Path) ->
     target = tmp_path / "new" / "out.txt"
     assert translate("--output", target, "Yes.") == (0, "", "")
     assert target.read_bytes() == b"Sim.\n"
-    assert target.stat().st_mode & 0o777 == 0o644
     bad = b"I love you.\n\xff\n"
     for options in ((), ("--stream",)):
         assert translate("--output", target, *options, stdin=bad).status == 1
