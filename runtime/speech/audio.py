@@ -1,30 +1,23 @@
 """Audio in: any file, bytes, stream or array becomes mono float32 at 16 kHz, a second at a time."""
 
 import io
-import logging
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain, groupby
-from types import SimpleNamespace
-from typing import Any, BinaryIO
+from typing import Any
 
 import av
 import numpy as np
-from av.container import InputContainer
 from numpy.typing import NDArray
 
 from heedful.runtime.errors import InputError
+from heedful.runtime.speech.media import File, file_frames
 
 SAMPLE_RATE = 16_000
 """Samples a second of everything the speech panel computes on."""
 
-Source = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray[Any, Any]
-
-LOG = logging.getLogger("heedful")
+Source = File | np.ndarray[Any, Any]
 
 # Zero level and full scale of each sample type, by kind and width, in either byte order.
 _SCALES = {"u1": (128, 1 << 7), "i2": (0, 1 << 15), "i4": (0, 1 << 31), "f2": (0, 1), "f4": (0, 1), "f8": (0, 1)}
@@ -57,7 +50,7 @@ def read_audio(source: Source, sample_rate: int | None = None) -> Iterator[NDArr
     _check_file(source, name)
     if sample_rate is not None:
         raise InputError(f"{name}: a file states its own sample rate; leave sample_rate out")
-    return _chunks(_file_frames(source, name), name)
+    return _chunks(file_frames(source, name), name)
 
 
 def describe(source: Source) -> str:
@@ -140,7 +133,7 @@ def _array_frames(channels: NDArray[Any], rate: int) -> Iterator[av.AudioFrame]:
         yield frame
 
 
-def _check_file(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> None:
+def _check_file(source: File, name: str) -> None:
     if isinstance(source, bytes):
         if not source:
             raise InputError(f"{name}: empty")
@@ -161,70 +154,3 @@ def _check_path(path: str, name: str) -> None:
         raise InputError(f"{path!r}: no permission to read it")
     if os.path.isfile(path) and os.path.getsize(path) == 0:
         raise InputError(f"{name}: the file is empty")
-
-
-def _file_frames(source: str | os.PathLike[str] | bytes | BinaryIO, name: str) -> Iterator[av.AudioFrame]:
-    with _opened(source) as file, _seekable(file) as seekable, _container(seekable, name) as container:
-        if not container.streams.audio:
-            raise InputError(f"{name}: no audio track")
-        yield from _decoded(container, name)
-
-
-def _opened(source: str | os.PathLike[str] | bytes | BinaryIO) -> AbstractContextManager[BinaryIO]:
-    if isinstance(source, bytes):
-        return io.BytesIO(source)
-    if isinstance(source, str | os.PathLike):
-        return open(source, "rb")
-    return nullcontext(source)
-
-
-@contextmanager
-def _seekable(file: BinaryIO) -> Iterator[BinaryIO]:
-    """`file` at its beginning, or a temporary copy if it cannot seek: some formats keep an index at the end."""
-    if hasattr(file, "seek") and (not hasattr(file, "seekable") or file.seekable()):
-        file.seek(0)
-        yield file
-        return
-    with tempfile.TemporaryFile() as copy:
-        shutil.copyfileobj(file, copy)
-        copy.seek(0)
-        yield copy
-
-
-def _container(file: BinaryIO, name: str) -> InputContainer:
-    # Only these three: the caller's file stays open, and its name tells FFmpeg nothing that its bytes do not.
-    view = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
-    # No protocol is called "none": a playlist cannot make FFmpeg open another file or an address.
-    options = {"protocol_whitelist": "none"}
-    head = file.read(12)
-    file.seek(0)
-    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-        # FFmpeg would read ten times as much to see whether another codec hides in plain samples, for 15 ms
-        options["probesize"] = "32768"
-        # and hand over but 2,048 samples at a time
-        options["max_size"] = "65536"
-    try:
-        return av.open(view, "r", options=options, metadata_errors="replace")
-    except av.FFmpegError as error:
-        raise InputError(f"{name}: not an audio file ({error.strerror})") from error
-
-
-def _decoded(container: InputContainer, name: str) -> Iterator[av.AudioFrame]:
-    packets = container.demux(container.streams.audio[0])
-    seconds, damage = 0.0, None
-    while True:
-        try:
-            packet = next(packets, None)
-            frames = packet.decode() if packet is not None else []
-        except av.FFmpegError as error:
-            damage = damage or (seconds, error)
-            continue
-        if packet is None:
-            break
-        for frame in frames:
-            seconds += frame.samples / frame.sample_rate
-            yield frame
-    if damage and seconds == 0:
-        raise InputError(f"{name}: nothing of its audio can be decoded ({damage[1].strerror})") from damage[1]
-    if damage:
-        LOG.warning("%s: damaged at %.1f s (%s); using what can be decoded", name, damage[0], damage[1].strerror)

@@ -1,0 +1,88 @@
+"""Media files: opened so that they can do no harm, and decoded as far as they can be."""
+
+import io
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import SimpleNamespace
+from typing import BinaryIO
+
+import av
+from av.container import InputContainer
+
+from heedful.runtime.errors import InputError
+
+File = str | os.PathLike[str] | bytes | BinaryIO
+
+LOG = logging.getLogger("heedful")
+
+
+def file_frames(source: File, name: str) -> Iterator[av.AudioFrame]:
+    """The frames of a file's first audio track, `name` being what messages call it; InputError as for `read_audio`."""
+    with _opened(source) as file, _seekable(file) as seekable, _container(seekable, name) as container:
+        if not container.streams.audio:
+            raise InputError(f"{name}: no audio track")
+        yield from _decoded(container, name)
+
+
+def _opened(source: File) -> AbstractContextManager[BinaryIO]:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    if isinstance(source, str | os.PathLike):
+        return open(source, "rb")
+    return nullcontext(source)
+
+
+@contextmanager
+def _seekable(file: BinaryIO) -> Iterator[BinaryIO]:
+    """`file` at its beginning, or a temporary copy if it cannot seek: some formats keep an index at the end."""
+    if hasattr(file, "seek") and (not hasattr(file, "seekable") or file.seekable()):
+        file.seek(0)
+        yield file
+        return
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(file, copy)
+        copy.seek(0)
+        yield copy
+
+
+def _container(file: BinaryIO, name: str) -> InputContainer:
+    # Only these three: the caller's file stays open, and its name tells FFmpeg nothing that its bytes do not.
+    view = SimpleNamespace(read=file.read, seek=file.seek, tell=file.tell)
+    # No protocol is called "none": a playlist cannot make FFmpeg open another file or an address.
+    options = {"protocol_whitelist": "none"}
+    head = file.read(12)
+    file.seek(0)
+    if head[:4] == b"RIFF" and head[8:] == b"WAVE":
+        # FFmpeg would read ten times as much to see whether another codec hides in plain samples, for 15 ms
+        options["probesize"] = "32768"
+        # and hand over but 2,048 samples at a time
+        options["max_size"] = "65536"
+    try:
+        return av.open(view, "r", options=options, metadata_errors="replace")
+    except av.FFmpegError as error:
+        raise InputError(f"{name}: not an audio file ({error.strerror})") from error
+
+
+def _decoded(container: InputContainer, name: str) -> Iterator[av.AudioFrame]:
+    packets = container.demux(container.streams.audio[0])
+    seconds, damage = 0.0, None
+    while True:
+        try:
+            packet = next(packets, None)
+            frames = packet.decode() if packet is not None else []
+        except av.FFmpegError as error:
+            damage = damage or (seconds, error)
+            continue
+        if packet is None:
+            break
+        for frame in frames:
+            seconds += frame.samples / frame.sample_rate
+            yield frame
+    if damage and seconds == 0:
+        raise InputError(f"{name}: nothing of its audio can be decoded ({damage[1].strerror})") from damage[1]
+    if damage:
+        LOG.warning("%s: damaged at %.1f s (%s); using what can be decoded", name, damage[0], damage[1].strerror)
