@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import BinaryIO
 
@@ -22,10 +22,24 @@ LOG = logging.getLogger("heedful")
 
 def file_frames(source: File, name: str) -> Iterator[av.AudioFrame]:
     """The frames of a file's first audio track, `name` being what messages call it; InputError as for `read_audio`."""
-    with _opened(source) as file, _seekable(file) as seekable, _container(seekable, name) as container:
+    with (
+        _readable(name),
+        _opened(source) as file,
+        _seekable(file, name) as seekable,
+        _container(seekable, name) as container,
+    ):
         if not container.streams.audio:
             raise InputError(f"{name}: no audio track")
         yield from _decoded(container, name)
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    """Makes InputErrors of the errors of a disk or a network, which PyAV passes on as they are."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
 
 
 def _opened(source: File) -> AbstractContextManager[BinaryIO]:
@@ -37,15 +51,22 @@ def _opened(source: File) -> AbstractContextManager[BinaryIO]:
 
 
 @contextmanager
-def _seekable(file: BinaryIO) -> Iterator[BinaryIO]:
+def _seekable(file: BinaryIO, name: str) -> Iterator[BinaryIO]:
     """`file` at its beginning, or a temporary copy if it cannot seek: some formats keep an index at the end."""
     if hasattr(file, "seek") and (not hasattr(file, "seekable") or file.seekable()):
         file.seek(0)
         yield file
         return
-    with tempfile.TemporaryFile() as copy:
-        shutil.copyfileobj(file, copy)
-        copy.seek(0)
+    with ExitStack() as stack:
+        try:
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(file, copy)
+            copy.seek(0)
+        except OSError as error:
+            raise InputError(
+                f"{name}: cannot be copied to a temporary file ({error.strerror or error}): "
+                "free some room, or name another folder in TMPDIR"
+            ) from error
         yield copy
 
 

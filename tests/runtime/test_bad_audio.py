@@ -4,9 +4,12 @@ What is right is the transcript of the same sound made by numpy at 16 kHz. A net
 same of any sound, but its probabilities tell a tone from the next to four digits.
 """
 
+import errno
 import io
 import logging
+import os
 import struct
+import tempfile
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +22,7 @@ from numpy.typing import NDArray
 
 from heedful.runtime import InputError, Transcriber, Transcript, load
 from heedful.runtime.speech import vad
+from heedful.runtime.speech.audio import read_audio
 
 RATE = 16_000
 OPTIONS: dict[str, Any] = {"temperatures": (0.0,), "beams": 2}
@@ -195,6 +199,44 @@ def test_what_cannot_be_used_is_one_error_that_names_it(
     assert caplog.records == []
     # the transcriber is none the worse for it
     assert seeded(tone(), sample_rate=RATE, **OPTIONS) == expected
+
+
+class Failing(io.BytesIO):
+    """A file on a disk that fails from some byte on."""
+
+    name = "talk.mp4"
+
+    def __init__(self, data: bytes, sound: int) -> None:
+        super().__init__(data)
+        self.sound = sound
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell() + (size or 0) > self.sound:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().read(size)
+
+
+@pytest.mark.parametrize("sound", [0, 100, 80_000], ids=["opened", "probed", "decoded"])
+def test_a_disk_that_fails_is_one_error_that_names_the_file(sound: int) -> None:
+    with pytest.raises(InputError, match=r"^talk\.mp4: cannot be read \(Input/output error\)$"):
+        list(read_audio(Failing(wav(np.zeros((1, 30 * RATE), np.int16)), sound)))
+
+
+class Full(io.BytesIO):
+    def write(self, data: Any, /) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_no_room_for_what_cannot_seek_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", Full)
+    receiving, sending = os.pipe()
+    os.write(sending, wav(tone()[None])[:1000])
+    os.close(sending)
+    with (
+        os.fdopen(receiving, "rb") as source,
+        pytest.raises(InputError, match=r"^<file>: cannot be copied .*No space left.* TMPDIR"),
+    ):
+        list(read_audio(source))
 
 
 def test_three_hours_in_constant_memory(

@@ -39,18 +39,22 @@ def test_inspect_and_home(seeded_bundle: Path, heedful_home: Path) -> None:
     assert json.loads(heedful("inspect", seeded_bundle, "--json").stdout)["family"] == "whisper"
 
 
-def test_several_files_to_a_folder_and_a_bad_one_between(seeded_bundle: Path, recording: Path, tmp_path: Path) -> None:
+def test_several_files_to_a_folder_and_bad_ones_between(seeded_bundle: Path, recording: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp3"
     bad.write_text("no audio")
     out = tmp_path / "out"
     options = ("--language", "en", "--temperature", 0, "--beams", 1, "--format", "json", "--output-dir", out)
-    second = recording.with_name("second.wav")
-    second.write_bytes(recording.read_bytes())
-    done = heedful("transcribe", recording, bad, second, "--model", seeded_bundle, *options)
+    second, third = (recording.with_name(name) for name in ("second.wav", "third.wav"))
+    for copy in (second, third):
+        copy.write_bytes(recording.read_bytes())
+    (out / "second.json").mkdir(parents=True)
+    done = heedful("transcribe", recording, bad, second, third, "--model", seeded_bundle, *options)
     assert done.returncode == 1
-    assert done.stderr.decode().count("\n") == 1
-    assert "bad.mp3" in done.stderr.decode()
-    assert sorted(path.name for path in out.iterdir()) == ["noise.json", "second.json"]
+    errors = done.stderr.decode().splitlines()
+    assert len(errors) == 2
+    assert "bad.mp3" in errors[0]
+    assert errors[1] == f"heedful: error: {out / 'second.json'} is a folder: name a file"
+    assert sorted(path.name for path in out.iterdir()) == ["noise.json", "second.json", "third.json"]
     assert json.loads((out / "noise.json").read_text())["duration"] == 1.0
 
 
