@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal
 
-import av
 import numpy as np
 import typer
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from heedful.runtime.load import TASKS, load
 from heedful.runtime.output import open_output
 from heedful.runtime.speech.audio import read_audio
 from heedful.runtime.speech.formats import writer
+from heedful.runtime.speech.media import duration
 from heedful.runtime.speech.options import Task
 from heedful.runtime.speech.results import Segment, Transcript
 from heedful.runtime.speech.transcriber import Transcriber
@@ -113,8 +113,9 @@ def _targets(audio: list[str], output_dir: Path | None, format: str) -> list[tup
 
 
 def _waveform(name: str) -> NDArray[np.float32] | None:
-    """The sound of the file `name`; None of what was read once and is gone."""
-    return None if name == _STDIN else np.concatenate(list(read_audio(sample(name))))
+    """The sound of the file `name`; None of standard input or another pipe, which was read once and is gone."""
+    path = sample(name)
+    return None if name == _STDIN or not path.is_file() else np.concatenate(list(read_audio(path)))
 
 
 def _one(transcriber: Transcriber, name: str, format: str, output: IO[str], options: dict[str, Any]) -> Transcript:
@@ -139,7 +140,7 @@ def _one(transcriber: Transcriber, name: str, format: str, output: IO[str], opti
 def _progress(source: Any, transcription: Transcription, *, hidden: bool) -> Iterator[Callable[[Segment], None]]:
     """A bar in seconds of audio on standard error, where that is a terminal and the text does not go there too."""
     disable = hidden or not sys.stderr.isatty()
-    total = None if disable else _seconds(source)
+    total = duration(source) if isinstance(source, Path) and not disable else None
     label = source.name if isinstance(source, Path) else None
     with tqdm(total=total, unit="s", desc=label, disable=disable, bar_format=None if total is None else _BAR) as bar:
         yield lambda segment: _move(bar, segment.end)
@@ -151,14 +152,3 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s [{elapsed}<{rema
 
 def _move(bar: Any, seconds: float) -> None:
     bar.update(max(0.0, seconds - bar.n))
-
-
-def _seconds(source: Any) -> float | None:
-    """Length of a file as its container states it."""
-    if not isinstance(source, Path):
-        return None
-    try:
-        with av.open(str(source)) as container:
-            return container.duration / av.time_base if container.duration else None
-    except (av.FFmpegError, OSError):
-        return None

@@ -33,6 +33,19 @@ def file_frames(source: File, name: str) -> Iterator[av.AudioFrame]:
         yield from _decoded(container, name)
 
 
+def duration(path: str | os.PathLike[str]) -> float | None:
+    """Seconds that a file says it lasts; None where it does not say so, is none that can be read, or a pipe, of which
+    this would take the beginning.
+    """
+    if not os.path.isfile(path):
+        return None
+    try:
+        with open(path, "rb") as file, _container(file, os.fspath(path)) as container:
+            return container.duration / av.time_base if container.duration else None
+    except (InputError, OSError):
+        return None
+
+
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
     """Makes InputErrors of the errors of a disk or a network, which PyAV passes on as they are."""

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from heedful.runtime import InputError, Transcriber, Transcript, load
 from heedful.runtime.speech import vad
 from heedful.runtime.speech.audio import read_audio
+from heedful.runtime.speech.media import duration
 
 RATE = 16_000
 OPTIONS: dict[str, Any] = {"temperatures": (0.0,), "beams": 2}
@@ -199,6 +200,32 @@ def test_what_cannot_be_used_is_one_error_that_names_it(
     assert caplog.records == []
     # the transcriber is none the worse for it
     assert seeded(tone(), sample_rate=RATE, **OPTIONS) == expected
+
+
+def titled(title: bytes) -> bytes:
+    """A WAV file of two seconds, called so."""
+    body = wav(tone()[None])[8:]
+    body += struct.pack("<4sI4s4sI", b"LIST", 12 + len(title), b"INFO", b"INAM", len(title)) + title
+    return struct.pack("<4sI", b"RIFF", len(body)) + body
+
+
+def test_how_long_a_file_lasts(tmp_path: Path) -> None:
+    """A title in Latin-1 is no error, and a playlist does not tell how long what it names is."""
+    file, playlist = tmp_path / "song.wav", tmp_path / "list.txt"
+    file.write_bytes(titled("Canção".encode("latin1")))
+    assert duration(file) == pytest.approx(2, abs=0.01)
+    playlist.write_text(f"ffconcat version 1.0\nfile {file.name}\nduration 2\n")
+    assert duration(playlist) is None
+    assert duration(tmp_path) is duration(tmp_path / "missing.wav") is None
+
+
+def test_a_pipe_is_left_to_who_reads_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with os.fdopen(os.open(pipe, os.O_RDWR), "r+b", buffering=0) as both:
+        both.write(wav(tone()[None])[:60_000])
+        assert duration(pipe) is None
+        assert both.read(4) == b"RIFF"
 
 
 class Failing(io.BytesIO):

@@ -1,8 +1,11 @@
 """The command line as a person uses it."""
 
 import json
+import os
+import pty
 import subprocess
 import sys
+import threading
 import wave
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +85,26 @@ def test_bad_input_is_one_clear_line(
     assert done.stdout == b""
     assert message in done.stderr.decode()
     assert "Traceback" not in done.stderr.decode()
+
+
+@pytest.mark.parametrize("explain", [False, True], ids=["text", "drawing"])
+def test_a_named_pipe_is_read_once_where_a_terminal_shows_the_progress(
+    seeded_bundle: Path, recording: Path, tmp_path: Path, explain: bool
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(recording.read_bytes()), daemon=True)
+    writer.start()
+    drawing = tmp_path / "drawing.png"
+    options = ("-l", "en", "--temperature", 0, "--beams", 1, *(("--explain", drawing) if explain else ()))
+    command = [str(each) for each in (HEEDFUL, "transcribe", pipe, "-f", "json", "-m", seeded_bundle, *options)]
+    terminal, stderr = pty.openpty()
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, timeout=60)
+    os.close(stderr)
+    os.close(terminal)
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["duration"] == 1.0
+    assert drawing.exists() == explain
 
 
 @pytest.mark.network
