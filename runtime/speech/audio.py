@@ -1,6 +1,7 @@
 """Audio in: any file, bytes, stream or array becomes mono float32 at 16 kHz, a second at a time."""
 
 import io
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.runtime.errors import InputError
-from heedful.runtime.speech.media import File, file_frames
+from heedful.runtime.speech.media import Damage, File, decoded, opened_media
 
 SAMPLE_RATE = 16_000
 """Samples a second of everything the speech panel computes on."""
 
 Source = File | np.ndarray[Any, Any]
+
+LOG = logging.getLogger("heedful")
 
 # Zero level and full scale of each sample type, by kind and width, in either byte order.
 _SCALES = {"u1": (128, 1 << 7), "i2": (0, 1 << 15), "i4": (0, 1 << 31), "f2": (0, 1), "f4": (0, 1), "f8": (0, 1)}
@@ -38,7 +41,8 @@ def read_audio(source: Source, sample_rate: int | None = None) -> Iterator[NDArr
     used, and a warning names the second of the first damage.
 
     Raises InputError, at the call where that can be seen, else while iterating: nothing there, not audio, no audio
-    track, no samples, NaN or infinite samples, a rate, shape or type that cannot be used.
+    track, no samples, NaN, infinite or unscaled samples in an array or a file of plain floats, a rate, shape or type
+    that cannot be used.
     """
     name = describe(source)
     if isinstance(source, np.ndarray):
@@ -46,11 +50,11 @@ def read_audio(source: Source, sample_rate: int | None = None) -> Iterator[NDArr
         if sample_rate is None:
             raise InputError(f"{name}: an array needs sample_rate, in hertz")
         _check_rate(sample_rate, name)
-        return _chunks(_array_frames(channels, int(sample_rate)), name)
+        return _chunks(_resampled(_array_frames(channels, int(sample_rate)), name), name)
     _check_file(source, name)
     if sample_rate is not None:
         raise InputError(f"{name}: a file states its own sample rate; leave sample_rate out")
-    return _chunks(file_frames(source, name), name)
+    return _chunks(_file_samples(source, name), name)
 
 
 def describe(source: Source) -> str:
@@ -65,13 +69,43 @@ def describe(source: Source) -> str:
     return "<file>"
 
 
-def _chunks(frames: Iterator[av.AudioFrame], name: str) -> Iterator[NDArray[np.float32]]:
+def _chunks(samples: Iterator[NDArray[np.float32]], name: str) -> Iterator[NDArray[np.float32]]:
     chunk = None
-    for chunk in _resampled(frames, name):
-        _check_level(chunk, name)
+    for chunk in samples:
         yield np.clip(chunk, -1.0, 1.0)
     if chunk is None:
         raise InputError(f"{name}: no audio samples")
+
+
+def _file_samples(source: File, name: str) -> Iterator[NDArray[np.float32]]:
+    damage = Damage()
+    with opened_media(source, name) as container:
+        samples = _resampled(decoded(container, damage, name), name)
+        # plain floats are what somebody stored; of anything else the decoder makes such samples where it is damaged
+        if container.streams.audio[0].codec_context.name.startswith("pcm_f"):
+            yield from _checked(samples, name)
+        else:
+            yield from _repaired(samples, damage)
+    if damage.what:
+        LOG.warning("%s: damaged at %.1f s (%s); using what can be decoded", name, damage.second, damage.what)
+
+
+def _checked(samples: Iterator[NDArray[np.float32]], name: str) -> Iterator[NDArray[np.float32]]:
+    for chunk in samples:
+        _check_level(chunk, name)
+        yield chunk
+
+
+def _repaired(samples: Iterator[NDArray[np.float32]], damage: Damage) -> Iterator[NDArray[np.float32]]:
+    """`samples` without NaN and infinite ones; the first of those, or of such as no recording has, is `damage`."""
+    heard = 0
+    for chunk in samples:
+        if not _loudest(chunk) <= _LOUDEST:  # NaN neither
+            first = int(np.argmin(np.abs(chunk) <= _LOUDEST))
+            damage.add((heard + first) / SAMPLE_RATE, "samples far beyond full scale")
+            chunk = np.nan_to_num(chunk, nan=0.0, posinf=0.0, neginf=0.0)
+        heard += len(chunk)
+        yield chunk
 
 
 def _resampled(frames: Iterator[av.AudioFrame], name: str) -> Iterator[NDArray[np.float32]]:
@@ -94,8 +128,12 @@ def _resampled(frames: Iterator[av.AudioFrame], name: str) -> Iterator[NDArray[n
                 yield samples[:, 0] if channels == 1 else samples.mean(axis=1)
 
 
+def _loudest(samples: NDArray[Any]) -> float:
+    return float(max(-samples.min(), samples.max()))
+
+
 def _check_level(samples: NDArray[Any], name: str) -> None:
-    loudest = max(-samples.min(), samples.max())
+    loudest = _loudest(samples)
     if not np.isfinite(loudest):
         raise InputError(f"{name}: samples are NaN or infinite; clean the audio first")
     if loudest > _LOUDEST:

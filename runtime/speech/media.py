@@ -1,7 +1,7 @@
 """Media files: opened so that they can do no harm, and decoded as far as they can be."""
 
 import io
-import logging
+import math
 import os
 import shutil
 import tempfile
@@ -17,11 +17,24 @@ from heedful.runtime.errors import InputError
 
 File = str | os.PathLike[str] | bytes | BinaryIO
 
-LOG = logging.getLogger("heedful")
+
+class Damage:
+    """The first damage of a recording: the `second` where it is, infinite if there is none, and `what` it is."""
+
+    def __init__(self) -> None:
+        self.second = math.inf
+        self.what = ""
+
+    def add(self, second: float, what: str) -> None:
+        if second < self.second:
+            self.second, self.what = second, what
 
 
-def file_frames(source: File, name: str) -> Iterator[av.AudioFrame]:
-    """The frames of a file's first audio track, `name` being what messages call it; InputError as for `read_audio`."""
+@contextmanager
+def opened_media(source: File, name: str) -> Iterator[InputContainer]:
+    """A file with an audio track; `name` is what messages call it. InputError as for `read_audio`, also for the block's
+    OSErrors: PyAV passes on those of a disk or a network as they are.
+    """
     with (
         _readable(name),
         _opened(source) as file,
@@ -30,7 +43,27 @@ def file_frames(source: File, name: str) -> Iterator[av.AudioFrame]:
     ):
         if not container.streams.audio:
             raise InputError(f"{name}: no audio track")
-        yield from _decoded(container, name)
+        yield container
+
+
+def decoded(container: InputContainer, damage: Damage, name: str) -> Iterator[av.AudioFrame]:
+    """The frames of the first audio track that can be decoded; InputError where there are none but damaged ones."""
+    packets = container.demux(container.streams.audio[0])
+    seconds = 0.0
+    while True:
+        try:
+            packet = next(packets, None)
+            frames = packet.decode() if packet is not None else []
+        except av.FFmpegError as error:
+            damage.add(seconds, error.strerror or str(error))
+            continue
+        if packet is None:
+            break
+        for frame in frames:
+            seconds += frame.samples / frame.sample_rate
+            yield frame
+    if damage.what and seconds == 0:
+        raise InputError(f"{name}: nothing of its audio can be decoded ({damage.what})")
 
 
 def duration(path: str | os.PathLike[str]) -> float | None:
@@ -48,7 +81,6 @@ def duration(path: str | os.PathLike[str]) -> float | None:
 
 @contextmanager
 def _readable(name: str) -> Iterator[None]:
-    """Makes InputErrors of the errors of a disk or a network, which PyAV passes on as they are."""
     try:
         yield
     except OSError as error:
@@ -99,24 +131,3 @@ def _container(file: BinaryIO, name: str) -> InputContainer:
         return av.open(view, "r", options=options, metadata_errors="replace")
     except av.FFmpegError as error:
         raise InputError(f"{name}: not an audio file ({error.strerror})") from error
-
-
-def _decoded(container: InputContainer, name: str) -> Iterator[av.AudioFrame]:
-    packets = container.demux(container.streams.audio[0])
-    seconds, damage = 0.0, None
-    while True:
-        try:
-            packet = next(packets, None)
-            frames = packet.decode() if packet is not None else []
-        except av.FFmpegError as error:
-            damage = damage or (seconds, error)
-            continue
-        if packet is None:
-            break
-        for frame in frames:
-            seconds += frame.samples / frame.sample_rate
-            yield frame
-    if damage and seconds == 0:
-        raise InputError(f"{name}: nothing of its audio can be decoded ({damage[1].strerror})") from damage[1]
-    if damage:
-        LOG.warning("%s: damaged at %.1f s (%s); using what can be decoded", name, damage[0], damage[1].strerror)

@@ -228,6 +228,32 @@ def test_a_pipe_is_left_to_who_reads_it(tmp_path: Path) -> None:
         assert both.read(4) == b"RIFF"
 
 
+def wavpack(samples: NDArray[np.float32]) -> bytes:
+    """A codec that is not plain PCM and gives back any float, as a decoder of MP3 does where it is damaged."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as out:
+        sound = out.add_stream("wavpack", rate=RATE, layout="mono", format="fltp")
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = RATE
+        for packet in [packet for piece in (frame, None) for packet in sound.encode(piece)]:
+            out.mux(packet)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("bad", "heard"), [(np.nan, 0), (-np.inf, 0), (1e6, 1), (-50, -1)])
+def test_what_a_damaged_codec_decodes_to_is_no_unscaled_file(
+    bad: float, heard: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = np.tile(tone() / np.float32(32_768), 2).astype(np.float32)
+    samples[[40_000, 55_000]] = bad
+    with caplog.at_level(logging.WARNING, "heedful"):
+        found = np.concatenate(list(read_audio(wavpack(samples))))
+    samples[[40_000, 55_000]] = heard
+    np.testing.assert_array_equal(found, samples)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("<bytes>: damaged at 2.5 s (samples far beyond full scale)")
+
+
 class Failing(io.BytesIO):
     """A file on a disk that fails from some byte on."""
 
