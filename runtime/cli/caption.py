@@ -1,6 +1,5 @@
 """`heedful caption`: pictures to text."""
 
-import io
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -124,8 +123,6 @@ def _pictures_in(folder: Path) -> Iterator[str]:
 def _printed(format: str, *, alone: bool) -> Iterator[Write]:
     """To standard output; as text, a picture that is `alone` need not be named."""
     form = FORMATS[format]
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names need not be valid UTF-8
     sys.stdout.write(form.header)
 
     def write(name: str, found: Caption) -> None:

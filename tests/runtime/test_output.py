@@ -1,5 +1,6 @@
 """Where output goes: to files that are there once they are whole, to pipes and standard output."""
 
+import io
 import os
 import resource
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from heedful.runtime import cli
 from heedful.runtime.errors import InputError
 from heedful.runtime.output import open_output
 
@@ -165,3 +167,51 @@ def test_other_errors_of_the_block_pass_unchanged(tmp_path: Path, error: Excepti
         fail()
     assert caught.value is error
     assert list(tmp_path.iterdir()) == []
+
+
+class Stdout(io.TextIOWrapper):
+    """Standard output as a system has it that does not speak UTF-8."""
+
+    def __init__(self, encoding: str, terminal: bool) -> None:
+        self.written = io.BytesIO()
+        self.terminal = terminal
+        super().__init__(self.written, encoding=encoding, newline="\n")
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+
+@pytest.mark.parametrize(
+    ("encoding", "terminal", "asked", "expected"),
+    [
+        ("cp1252", False, "", "Š漢".encode() + b"\xff"),
+        ("ascii", False, "", "Š漢".encode() + b"\xff"),
+        ("utf-8", False, "", "Š漢".encode() + b"\xff"),
+        ("utf-8", True, "", "Š漢".encode() + b"\xff"),
+        ("cp1252", True, "", b"\x8a??"),
+        ("latin-1", False, "latin-1", b"???"),
+        ("latin-1", False, "latin-1:backslashreplace", rb"\u0160\u6f22\udcff"),
+        ("cp1252", False, ":replace", "Š漢?".encode()),
+    ],
+)
+def test_standard_output_takes_any_text(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, terminal: bool, asked: str, expected: bytes
+) -> None:
+    """As file names need not be UTF-8, so does the name of a folder here."""
+    stdout = Stdout(encoding, terminal)
+    monkeypatch.setenv("PYTHONIOENCODING", asked)
+    monkeypatch.setenv("HEEDFUL_HOME", "Š漢\udcff")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "argv", ["heedful", "home"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    stdout.flush()
+    assert (ended.value.code, stdout.written.getvalue()) == (0, expected + b"\n")
+
+
+def test_a_system_without_utf_8_writes_it_to_a_pipe() -> None:
+    system = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "HEEDFUL_HOME": "/é"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"} | system
+    command = [str(Path(sys.executable).with_name("heedful")), "home"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert done.stdout == "/é\n".encode()
