@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -106,8 +107,10 @@ class Captioner:
     def _attempts(self, request: _Request, images: Iterator[PictureSource]) -> Iterator[Caption | InputError]:
         with workers(self._readers, "heedful-reader") as pool:
             waiting: deque[list[Future[Picture]]] = deque()
+            # whole pictures, which only drawings need, would be most of the memory
+            read = partial(self.model.read, keep_upright=request.options.heatmaps)
             while batch := list(islice(images, request.options.batch)):
-                waiting.append([pool.submit(self.model.read, image) for image in batch])
+                waiting.append([pool.submit(read, image) for image in batch])
                 # one batch is being read while another is captioned
                 if len(waiting) > 1:
                     yield from self._batch(request, waiting.popleft())
@@ -133,12 +136,10 @@ class Captioner:
     def _caption(self, request: _Request, job: Job, picture: Picture) -> Caption:
         found = job.search.results()[: request.options.count]
         best = found[0]
-        asked = request.options.heatmaps
-        words = self._words(request, job.row, best) if asked else ()
+        words = self._words(request, job.row, best) if request.options.heatmaps else ()
         candidates = tuple(Candidate(self._text(request, each.tokens), _score(each)) for each in found)
-        upright = picture.upright if asked else None
         text, score = candidates[0].text, candidates[0].score
-        return Caption(text, score, best.tokens, candidates, words, picture.region, upright)
+        return Caption(text, score, best.tokens, candidates, words, picture.region, picture.upright)
 
     def _text(self, request: _Request, tokens: Sequence[int]) -> str:
         return self.model.tokens.text([*request.prompt, *tokens]).strip()

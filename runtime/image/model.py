@@ -28,9 +28,9 @@ class CaptionModel(Model):
         self.end: int = image["end"]
         self.search: dict[str, Any] = image["search"]
 
-    def read(self, source: PictureSource) -> Picture:
+    def read(self, source: PictureSource, *, keep_upright: bool = False) -> Picture:
         """The picture as the model reads it. Raises InputError for one that cannot be read."""
-        return read_picture(source, self.framing)
+        return read_picture(source, self.framing, keep_upright=keep_upright)
 
     def encode(self, decoder: Decoder, pixels: Mapping[int, NDArray[np.uint8]]) -> None:
         """Write what the decoder attends to for each row's `pixels` (height, width, 3).

@@ -37,30 +37,35 @@ class Framing:
 class Picture:
     """A picture, and what a model reads of it.
 
-    pixels: (height, width, 3), RGB, not normalised. upright: the whole picture in RGB, as it is to be seen. region:
-    left, top, right, bottom of what `pixels` show, in pixels of `upright`; it reaches outside where they are padded.
+    pixels: (height, width, 3), RGB, not normalised. region: left, top, right, bottom of what `pixels` show, in those of
+    the whole picture as it is to be seen; it reaches outside where they are padded. upright: that picture in RGB, where
+    it was to be kept.
     """
 
     pixels: NDArray[np.uint8]
-    upright: Image.Image
     region: tuple[float, float, float, float]
+    upright: Image.Image | None = None
 
 
-def read_picture(source: PictureSource, framing: Framing, name: str | None = None) -> Picture:
+def read_picture(
+    source: PictureSource, framing: Framing, name: str | None = None, *, keep_upright: bool = False
+) -> Picture:
     """Turn `source` the right way up and into RGB, then resize and crop it as `framing` says.
 
     `source` is a path, the bytes of a file, a binary file object (read from its beginning and left open), a PIL image
     (not changed), or an array of shape (height, width) or (height, width, channels) with 1, 3 or 4 channels, of uint8,
     uint16 or floats in [0, 1]. Of an animation the first frame is read; behind what is transparent there is white.
     16 bits become 8 by 1/257, as does PIL's mode I where a value exceeds 255; white in mode F is 1, or 255 or 65535
-    where a value exceeds that. `name` is what messages call the source.
+    where a value exceeds that. `name` is what messages call the source. The whole picture, three bytes a pixel, is
+    there with `keep_upright` only.
 
     Raises InputError: nothing there, no picture, damaged, larger than Pillow's limit, an array that cannot be used.
     """
     name = name or _name(source)
     with _opened(source, name) as opened, _readable(name):
         upright = _upright(opened if isinstance(opened, Image.Image) else _image(opened, name), name)
-    return _framed(upright, framing, name)
+    pixels, region = _framed(upright, framing, name)
+    return Picture(pixels, region, upright if keep_upright else None)
 
 
 def _name(source: PictureSource) -> str:
@@ -71,7 +76,10 @@ def _name(source: PictureSource) -> str:
     return f"<{type(source).__name__}>"
 
 
-def _framed(upright: Image.Image, framing: Framing, name: str) -> Picture:
+def _framed(
+    upright: Image.Image, framing: Framing, name: str
+) -> tuple[NDArray[np.uint8], tuple[float, float, float, float]]:
+    """`Picture.pixels` and `Picture.region`."""
     if isinstance(framing.resize, int):
         width, height = (framing.resize * side // min(upright.size) for side in upright.size)
     else:
@@ -84,7 +92,7 @@ def _framed(upright: Image.Image, framing: Framing, name: str) -> Picture:
     # what lies outside Pillow makes black
     pixels = np.array(resized.crop((left, top, right, bottom)))
     across, down = upright.width / width, upright.height / height
-    return Picture(pixels, upright, (left * across, top * down, right * across, bottom * down))
+    return pixels, (left * across, top * down, right * across, bottom * down)
 
 
 def _upright(image: Image.Image, name: str) -> Image.Image:

@@ -112,9 +112,9 @@ def test_pillow_s_own_limit_is_the_one_that_holds(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match="<bytes>: too large"):
         read_picture(data, SQUARE)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1200)
-    assert read_picture(data, SQUARE).upright.size == (40, 30)
+    assert read_picture(data, SQUARE).region == (0, 0, 40, 30)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    assert read_picture(data, SQUARE).upright.size == (40, 30)
+    assert read_picture(data, SQUARE).region == (0, 0, 40, 30)
 
 
 def test_a_large_image_opened_by_the_caller_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_a_large_image_opened_by_the_caller_is_read(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.warns(Image.DecompressionBombWarning):
         image = Image.open(io.BytesIO(data))
-    assert read_picture(image, SQUARE).upright.size == (40, 30)
+    assert read_picture(image, SQUARE).region == (0, 0, 40, 30)
 
 
 def test_a_strip_that_would_fill_the_memory_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Options of captions that make no sense."""
+"""Options of captions: those that make no sense, and what is held for heat maps."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from heedful.runtime import Captioner, InputError, load
+from heedful.runtime.image.pixels import Picture, PictureSource
 
 PICTURE = Image.new("RGB", (40, 30), "teal")
 
@@ -48,3 +49,19 @@ def test_an_option_that_makes_no_sense_is_named(captioner: Captioner, options: d
             ask([PICTURE], **options)
     with pytest.raises(InputError, match=message):
         captioner.submit(PICTURE, **options).result(30)
+
+
+def test_whole_pictures_are_held_for_heat_maps_only(captioner: Captioner, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[Picture] = []
+    read = captioner.model.read
+
+    def watched(image: PictureSource, **options: Any) -> Picture:
+        held.append(read(image, **options))
+        return held[-1]
+
+    monkeypatch.setattr(captioner.model, "read", watched)
+    for heatmaps in (False, True):
+        captioner(PICTURE, beams=1, heatmaps=heatmaps)
+    assert [picture.upright is not None for picture in held] == [False, True]
+    # nor are the pixels part of a larger array
+    assert all(picture.pixels.base is None for picture in held)

@@ -36,7 +36,7 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def upright(source: PictureSource) -> NDArray[np.uint8]:
-    return np.asarray(read_picture(source, SQUARE).upright)
+    return np.asarray(read_picture(source, SQUARE, keep_upright=True).upright)
 
 
 def processed(family: str, image: Image.Image, **options: Any) -> NDArray[np.uint8]:
@@ -264,8 +264,7 @@ def test_every_kind_of_source_gives_the_same(tmp_path: Path) -> None:
         out.write(data)
     with path.open("rb") as file, os.fdopen(receiving, "rb", buffering=0) as pipe:
         for source in (path, str(path), data, file, pipe, at_its_end, Unseekable(data), image, np.asarray(image)):
-            picture = read_picture(source, SQUARE)  # type: ignore[arg-type]
-            np.testing.assert_array_equal(picture.upright, image)
+            np.testing.assert_array_equal(upright(source), image)  # type: ignore[arg-type]
         assert not file.closed
         assert not at_its_end.closed
 
@@ -285,8 +284,9 @@ def test_an_image_passed_in_stays_as_it_is(image: Image.Image) -> None:
         return image.mode, image.size, image.tobytes(), dict(image.info), palette, dict(image.getexif())
 
     before = state()
-    picture = read_picture(image, SQUARE)
+    picture = read_picture(image, SQUARE, keep_upright=True)
     assert state() == before
+    assert picture.upright is not None
     assert picture.upright is not image
     picture.pixels[:] = 0
     picture.upright.paste("red", (0, 0, *picture.upright.size))
@@ -296,7 +296,8 @@ def test_an_image_passed_in_stays_as_it_is(image: Image.Image) -> None:
 @pytest.mark.parametrize("framing", [SQUARE, Framing(8, 8, 8, "bicubic")], ids=["squashed", "cropped"])
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 20)], ids=["dot", "strip"])
 def test_any_size_is_read(framing: Framing, size: tuple[int, int]) -> None:
-    picture = read_picture(saved(Image.new("RGB", size, "teal"), "PNG"), framing)
+    picture = read_picture(saved(Image.new("RGB", size, "teal"), "PNG"), framing, keep_upright=True)
+    assert picture.upright is not None
     assert picture.upright.size == size
     np.testing.assert_array_equal(picture.pixels, np.broadcast_to([0, 128, 128], (8, 8, 3)))
 
