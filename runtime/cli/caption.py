@@ -18,12 +18,11 @@ from heedful.runtime.errors import InputError
 from heedful.runtime.home import sample
 from heedful.runtime.image.captioner import Captioner
 from heedful.runtime.image.options import CaptionOptions
-from heedful.runtime.image.records import FORMATS, Records
+from heedful.runtime.image.records import FORMATS, STDIN, Records
 from heedful.runtime.image.results import Caption
 from heedful.runtime.load import TASKS, load
 
 DEFAULT_BUNDLE = "captioner"
-_STDIN = "-"
 
 Format = Literal["txt", "json", "csv"]
 Write = Callable[[str, Caption], None]
@@ -94,7 +93,7 @@ def _run(
 ) -> int:
     """Caption the pictures and draw those that have `targets`; how many could not be read."""
     failed = 0
-    sources = (sys.stdin.buffer if name == _STDIN else sample(name) for name in names)
+    sources = (sys.stdin.buffer if name == STDIN else sample(name) for name in names)
     for name, found in zip(names, captioner.attempts(sources, **options), strict=True):
         if isinstance(found, InputError):
             failed += 1

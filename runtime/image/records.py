@@ -11,6 +11,9 @@ from pathlib import Path
 from heedful.runtime.errors import InputError
 from heedful.runtime.image.results import Caption
 
+STDIN = "-"
+"""What stands for standard input, which is another picture each time."""
+
 # file names need not be valid UTF-8
 _ENCODING: dict[str, str] = {"encoding": "utf-8", "errors": "surrogateescape"}
 
@@ -82,7 +85,9 @@ FORMATS = {
 
 
 class Records:
-    """A file of captions that grows: `done` are the pictures that are in it already, with `count` captions each."""
+    """A file of captions that grows: `done` are the pictures that are in it already, with `count` captions each;
+    standard input is never among them.
+    """
 
     def __init__(self, path: Path, format: str, count: int = 1) -> None:
         self.path = path
@@ -115,7 +120,7 @@ class Records:
                 f"{self.path} is there and does not hold captions in this format ({error}): "
                 "name another file, or remove it"
             ) from error
-        self.done = set(images)
+        self.done = set(images) - {STDIN}
 
     @contextmanager
     def appended(self) -> Iterator[Callable[[str, Caption], None]]:

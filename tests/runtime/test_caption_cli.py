@@ -134,6 +134,13 @@ def test_a_picture_comes_from_standard_input(caption: Command, texts: Texts, her
     assert sorted(path.name for path in (here / "drawn").iterdir()) == ["b.bmp.png", "stdin.png"]
 
 
+def test_pictures_from_standard_input_are_added_one_after_another(caption: Command, texts: Texts, here: Path) -> None:
+    expected = texts(["a.png", "b.bmp"])
+    for name in expected:
+        assert caption("-", "--output", "out", stdin=(here / name).read_bytes()) == (0, "", "")
+    assert (here / "out").read_text() == "".join(f"-\t{each}\n" for (each,) in expected.values())
+
+
 def test_an_error_in_standard_input_is_told_as_such(caption: Command) -> None:
     done = caption("-")
     assert (done.status, done.out) == (1, "")

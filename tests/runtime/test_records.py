@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from heedful.runtime import Candidate, Caption, InputError
-from heedful.runtime.image.records import FORMATS, Records
+from heedful.runtime.image.records import FORMATS, STDIN, Records
 
 Named = tuple[str, Caption]
 
@@ -152,6 +152,16 @@ def test_only_names_of_pictures_are_taken_for_such(tmp_path: Path, format: str, 
     for end in range(first, len(content)):
         path.write_bytes(content[:end])
         assert Records(path, format).done <= {name, "b.png"}
+
+
+@formats
+def test_standard_input_is_another_picture_each_time(tmp_path: Path, format: str) -> None:
+    path = tmp_path / "captions"
+    for text in ("a cat", "a sea"):
+        write(path, format, [(STDIN, caption(text)), (f"{text}.png", caption(text))])
+        assert STDIN not in Records(path, format).done
+    assert [name for name, _ in READERS[format](path.read_text())] == [STDIN, "a cat.png", STDIN, "a sea.png"]
+    assert Records(path, format).done == {"a cat.png", "a sea.png"}
 
 
 PROSE = "It was the best of times,\nit was the worst of times."
