@@ -77,10 +77,21 @@ def caption(
     if len(left) < len(names):
         typer.echo(f"heedful: {len(names) - len(left)} of {len(names)} are in {output} already", err=True)
     sink = _printed(format, alone=not several) if records is None else records.appended()
-    with sink as write, _progress(len(left), hidden=output is None) as advance:
-        failed = _run(captioner, left, options, write, advance, targets_of(explain, names))
-    if failed:
+    fit = left if records is None else list(_fit(records, left))
+    with sink as write, _progress(len(fit), hidden=output is None) as advance:
+        failed = _run(captioner, fit, options, write, advance, targets_of(explain, names))
+    if failed or len(fit) < len(left):
         raise typer.Exit(1)
+
+
+def _fit(records: Records, names: Sequence[str]) -> Iterator[str]:
+    """Those of `names` that can be in the file; what is wrong with the others is said."""
+    for name in names:
+        try:
+            records.check(name)
+            yield name
+        except InputError as error:
+            typer.echo(f"heedful: error: {error}", err=True)
 
 
 def _run(

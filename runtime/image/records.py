@@ -23,6 +23,7 @@ class Format:
     """`header` opens a file; `begun` tells whether something may be a line that was cut off; `lines` are what stands of
     the caption of a picture called so; `image` is the picture that one line is about, and raises ValueError,
     LookupError or TypeError for a line of something else. `each`: every one of several captions has a line of its own.
+    `ends`: what a picture's name may not hold, because a name or a line would seem to end there.
     """
 
     header: str
@@ -30,6 +31,7 @@ class Format:
     lines: Callable[[str, Caption], str]
     image: Callable[[str], str]
     each: bool
+    ends: str
 
 
 def _one_line(text: str) -> str:
@@ -78,9 +80,9 @@ def _csv_image(line: str) -> str:
 
 _OBJECT = '{"image": "'
 FORMATS = {
-    "txt": Format("", lambda rest: "\t" in rest, _text, _text_image, each=True),
-    "json": Format("", lambda rest: _OBJECT.startswith(rest[: len(_OBJECT)]), _json, _json_image, each=False),
-    "csv": Format("image,text,score\n", lambda rest: True, _csv, _csv_image, each=True),
+    "txt": Format("", lambda rest: "\t" in rest, _text, _text_image, each=True, ends="\t\n\r"),
+    "json": Format("", lambda rest: _OBJECT.startswith(rest[: len(_OBJECT)]), _json, _json_image, each=False, ends=""),
+    "csv": Format("image,text,score\n", lambda rest: True, _csv, _csv_image, each=True, ends="\n\r"),
 }
 
 
@@ -121,6 +123,11 @@ class Records:
                 "name another file, or remove it"
             ) from error
         self.done = set(images) - {STDIN}
+
+    def check(self, image: str) -> None:
+        """Raises InputError for a picture whose name cannot be read again from a file in this format."""
+        if any(end in image for end in self._format.ends):
+            raise InputError(f"{image!r}: a name with a tab or a line break: rename the picture, or use --format json")
 
     @contextmanager
     def appended(self) -> Iterator[Callable[[str, Caption], None]]:

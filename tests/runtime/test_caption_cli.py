@@ -230,6 +230,15 @@ def test_a_name_that_is_not_utf_8_is_kept(caption: Command, here: Path) -> None:
         assert (here / "out").read_bytes().count(b"\n") == 5
 
 
+def test_a_name_that_would_break_a_line_is_an_error_of_its_own(caption: Command, texts: Texts, here: Path) -> None:
+    draw(here / "b\tc\n.png", 9)
+    for said in ("", "heedful: 2 of 3 are in out already\n"):
+        done = caption("a.png", "b\tc\n.png", "c, d.png", "--output", "out")
+        assert (done.status, done.out) == (1, "")
+        assert re.fullmatch(rf"{said}heedful: error: 'b\\tc\\n\.png': a name with .*\n", done.err)
+        assert (here / "out").read_text() == as_text(texts(["a.png", "c, d.png"]))
+
+
 def test_a_picture_named_twice_is_there_once(caption: Command, here: Path) -> None:
     assert caption("a.png", "b.bmp", "a.png", "--output", "out").status == 0
     assert [line.split("\t")[0] for line in (here / "out").read_text().splitlines()] == ["a.png", "b.bmp"]

@@ -164,6 +164,19 @@ def test_standard_input_is_another_picture_each_time(tmp_path: Path, format: str
     assert Records(path, format).done == {"a cat.png", "a sea.png"}
 
 
+@formats
+@pytest.mark.parametrize("name", ["a\tb.png", "a\nb.png", "a\rb.png"], ids=["tab", "line feed", "carriage return"])
+def test_a_name_is_read_again_or_refused(tmp_path: Path, format: str, name: str) -> None:
+    records = Records(tmp_path / "captions", format)
+    if format == "txt" or (format == "csv" and "\t" not in name):
+        with pytest.raises(InputError, match=r"^'a\\[tnr]b\.png': .* rename the picture, or use --format json"):
+            records.check(name)
+        return
+    records.check(name)
+    write(records.path, format, [(name, caption("a cat")), ("b.png", caption("a sea"))])
+    assert Records(records.path, format).done == {name, "b.png"}
+
+
 PROSE = "It was the best of times,\nit was the worst of times."
 
 
