@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from heedful.runtime.errors import InputError
@@ -21,15 +23,16 @@ _ENCODING: dict[str, str] = {"encoding": "utf-8", "errors": "surrogateescape"}
 @dataclass(frozen=True, slots=True)
 class Format:
     """`header` opens a file; `begun` tells whether something may be a line that was cut off; `lines` are what stands of
-    the caption of a picture called so; `image` is the picture that one line is about, and raises ValueError,
-    LookupError or TypeError for a line of something else. `each`: every one of several captions has a line of its own.
+    the caption of a picture called so; `images` is the picture that one line is about, once for each caption in it, and
+    raises ValueError, LookupError or TypeError for a line of something else. `each`: every one of several captions has
+    a line of its own.
     `ends`: what a picture's name may not hold, because a name or a line would seem to end there.
     """
 
     header: str
     begun: Callable[[str], bool]
     lines: Callable[[str, Caption], str]
-    image: Callable[[str], str]
+    images: Callable[[str], list[str]]
     each: bool
     ends: str
 
@@ -42,9 +45,9 @@ def _text(image: str, caption: Caption) -> str:
     return "".join(f"{image}\t{_one_line(each.text)}\n" for each in caption.candidates)
 
 
-def _text_image(line: str) -> str:
+def _text_images(line: str) -> list[str]:
     image, _ = line.split("\t")
-    return image
+    return [image]
 
 
 def _json(image: str, caption: Caption) -> str:
@@ -54,11 +57,12 @@ def _json(image: str, caption: Caption) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def _json_image(line: str) -> str:
-    image = json.loads(line)["image"]
+def _json_images(line: str) -> list[str]:
+    record = json.loads(line)
+    image = record["image"]
     if not isinstance(image, str):
         raise TypeError(f"{image!r} is no name of a picture")
-    return image
+    return [image] * len(record.get("captions", [record]))
 
 
 def _csv(image: str, caption: Caption) -> str:
@@ -69,26 +73,27 @@ def _csv(image: str, caption: Caption) -> str:
     return rows.getvalue()
 
 
-def _csv_image(line: str) -> str:
+def _csv_images(line: str) -> list[str]:
     try:
         ((image, _, score),) = csv.reader([line])
     except csv.Error as error:
         raise ValueError(str(error)) from error
     float(score)
-    return image
+    return [image]
 
 
 _OBJECT = '{"image": "'
 FORMATS = {
-    "txt": Format("", lambda rest: "\t" in rest, _text, _text_image, each=True, ends="\t\n\r"),
-    "json": Format("", lambda rest: _OBJECT.startswith(rest[: len(_OBJECT)]), _json, _json_image, each=False, ends=""),
-    "csv": Format("image,text,score\n", lambda rest: True, _csv, _csv_image, each=True, ends="\n\r"),
+    "txt": Format("", lambda rest: "\t" in rest, _text, _text_images, each=True, ends="\t\n\r"),
+    "json": Format("", lambda rest: _OBJECT.startswith(rest[: len(_OBJECT)]), _json, _json_images, each=False, ends=""),
+    "csv": Format("image,text,score\n", lambda rest: True, _csv, _csv_images, each=True, ends="\n\r"),
 }
 
 
 class Records:
     """A file of captions that grows: `done` are the pictures that are in it already, with `count` captions each;
-    standard input is never among them.
+    standard input is never among them. Raises InputError for a file of anything else, of another number of captions,
+    too: a file is not to hold some pictures with one number and some with another.
     """
 
     def __init__(self, path: Path, format: str, count: int = 1) -> None:
@@ -106,23 +111,29 @@ class Records:
                 raise ValueError("its first line is another")
             # a last line without an end was being written when the run was cut off
             *lines, rest = content[len(header) :].split("\n")
-            images = [self._format.image(line) for line in lines]
+            found = [self._format.images(line) for line in lines]
             if rest and not lines and not self._format.begun(rest):
                 raise ValueError("its first line is another")
-            if self._format.each and images and images.count(images[-1]) < count:
-                cut = images[-1]
-                lines = [line for line, image in zip(lines, images, strict=True) if image != cut]
-                images = [image for image in images if image != cut]
+            held = Counter(chain.from_iterable(found))
+            held.pop(STDIN, None)
+            # that run may have left fewer captions of the last picture
+            last = found[-1][0] if found else ""
+            if self._format.each and held.get(last, count) < count:
+                lines = [line for line, (image,) in zip(lines, found, strict=True) if image != last]
+                del held[last]
+            for image, number in held.items():
+                if number != count:
+                    raise ValueError(f"{image!r} has {number}")
             kept = header if content.startswith(header) else ""
             size = len((kept + "".join(f"{line}\n" for line in lines)).encode(**_ENCODING))
             with self.path.open("rb+") as file:
                 file.truncate(size)
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise InputError(
-                f"{self.path} is there and does not hold captions in this format ({error}): "
+                f"{self.path} is there and does not hold captions in this format, {count} a picture ({error}): "
                 "name another file, or remove it"
             ) from error
-        self.done = set(images) - {STDIN}
+        self.done = set(held)
 
     def check(self, image: str) -> None:
         """Raises InputError for a picture whose name cannot be read again from a file in this format."""

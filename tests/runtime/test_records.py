@@ -89,7 +89,7 @@ def test_others_read_what_was_written(format: str, captions: list[Named]) -> Non
         write(path, format, captions)
         content = path.read_bytes().decode()
         assert READERS[format](content) == [(name, [c.text for c in each.candidates]) for name, each in captions]
-        assert Records(path, format).done == {name for name, _ in captions}
+        assert Records(path, format, len(captions[0][1].candidates)).done == {name for name, _ in captions}
         assert path.read_bytes().decode() == content
 
 
@@ -155,12 +155,24 @@ def test_only_names_of_pictures_are_taken_for_such(tmp_path: Path, format: str, 
 
 
 @formats
+@pytest.mark.parametrize(("held", "asked"), [(1, 3), (3, 1), (3, 2), (4, 2)])
+def test_another_number_of_captions_is_refused(tmp_path: Path, format: str, held: int, asked: int) -> None:
+    path = tmp_path / "captions"
+    write(path, format, [(name, caption(*["a cat"] * held)) for name in ("a.png", "b.png", "c.png")])
+    content = path.read_bytes()
+    with pytest.raises(InputError, match=rf"this format, {asked} a picture \('a.png' has {held}\): name another file"):
+        Records(path, format, asked)
+    assert path.read_bytes() == content
+    assert Records(path, format, held).done == {"a.png", "b.png", "c.png"}
+
+
+@formats
 def test_standard_input_is_another_picture_each_time(tmp_path: Path, format: str) -> None:
     path = tmp_path / "captions"
     for text in ("a cat", "a sea"):
-        write(path, format, [(STDIN, caption(text)), (f"{text}.png", caption(text))])
+        write(path, format, [(f"{text}.png", caption(text)), (STDIN, caption(text))])
         assert STDIN not in Records(path, format).done
-    assert [name for name, _ in READERS[format](path.read_text())] == [STDIN, "a cat.png", STDIN, "a sea.png"]
+    assert [name for name, _ in READERS[format](path.read_text())] == ["a cat.png", STDIN, "a sea.png", STDIN]
     assert Records(path, format).done == {"a cat.png", "a sea.png"}
 
 
