@@ -118,10 +118,13 @@ def _run(
 
 
 def _pictures_in(folder: Path) -> Iterator[str]:
-    """All files under `folder` whose names end as pictures' do, in order."""
+    """All files under `folder` whose names end as those of kinds that Pillow reads and calls images, in order."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder")
-    endings = tuple(ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+    registered = Image.registered_extensions()  # which fills Image.OPEN and Image.MIME
+    # others are films, drawings and data, which need other programs, and textures of games
+    kinds = {kind for kind in Image.OPEN if Image.MIME.get(kind, "").startswith("image/")}
+    endings = tuple(ending for ending, kind in registered.items() if kind in kinds)
     for path, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):

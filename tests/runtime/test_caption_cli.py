@@ -165,11 +165,17 @@ def test_a_folder_is_captioned_with_all_below_it(caption: Command, texts: Texts,
 
 
 def test_a_folder_s_files_of_other_kinds_are_not_looked_at(caption: Command, here: Path) -> None:
-    """Pillow writes some kinds that it cannot read."""
-    for name in ("paper.pdf", "song.mp3", "page.html"):
-        (here / "album" / name).write_text("not a picture")
+    """Pillow writes some kinds that it cannot read, and knows some that it needs other programs for."""
+    for ending in ["pdf", "mp3", "html", "mpg", "mpeg", "h5", "hdf", "grib", "bufr", "wmf", "emf", "ps", "eps"]:
+        (here / "album" / f"other.{ending}").write_text("not a picture")
+    kept = [
+        f"album/old/{seed}.{ending}" for seed, ending in enumerate(["gif", "jpg", "jpeg", "png", "tga", "tif", "tiff"])
+    ]
+    for seed, name in enumerate(kept):
+        draw(here / name, seed)
     done = caption("-r", "album")
     assert (done.status, done.err) == (0, "")
+    assert [line.split("\t")[0] for line in done.out.splitlines()] == ["album/a.png", *kept, "album/old/é.webp"]
 
 
 def test_a_second_run_does_what_is_missing(caption: Command, texts: Texts, here: Path) -> None:
