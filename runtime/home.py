@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from heedful.runtime.errors import InputError
+
 Kind = Literal["checkpoints", "bundles", "samples", "downloads"]
 
 
@@ -38,10 +40,17 @@ def locate(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
     return path
 
 
-def sample(name: str) -> Path:
-    """The sample called `name` if there is one, else the file."""
+def sample(name: str) -> str:
+    """The path of the sample called `name` if there is one, else `name` itself: a Path would change an address."""
     found = locate(name, "samples")
-    return found if found.exists() else Path(name)
+    # Path.exists raises for a name that is too long and for a folder without permission
+    return os.fspath(found) if os.path.exists(found) else name
+
+
+def check_address(path: str, name: str) -> None:
+    """Raises InputError, calling it `name`, where `path` is an address: nothing is downloaded unasked."""
+    if path.startswith("data:") or "://" in path:
+        raise InputError(f"{name[:80]}: an address; download it first and pass the file or its bytes")
 
 
 def listed(kind: Kind) -> list[Path]:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -39,10 +38,10 @@ class Timing:
     tokens: int
 
 
-Request = Callable[[Any, Path, dict[str, Any]], Timing]
+Request = Callable[[Any, str, dict[str, Any]], Timing]
 
 
-def _speech(transcriber: Transcriber, source: Path, options: dict[str, Any]) -> Timing:
+def _speech(transcriber: Transcriber, source: str, options: dict[str, Any]) -> Timing:
     begin = time.perf_counter()
     transcription = transcriber.stream(source, **options, temperatures=(0.0,))
     transcript = collect(transcription)
@@ -52,15 +51,15 @@ def _speech(transcriber: Transcriber, source: Path, options: dict[str, Any]) -> 
     return Timing(transcript.duration, end - begin, first - begin, tokens)
 
 
-def _text(writer: Writer, source: Path, options: dict[str, Any]) -> Timing:
-    with source.open("rb") as file:
-        lines = list(read_lines(file, str(source)))
+def _text(writer: Writer, source: str, options: dict[str, Any]) -> Timing:
+    with open(source, "rb") as file:
+        lines = list(read_lines(file, source))
     begin = time.perf_counter()
     written = list(writer.stream(lines, **options))
     return Timing(len(lines), time.perf_counter() - begin, None, sum(len(each.tokens) for each in written))
 
 
-def _image(captioner: Captioner, source: Path, options: dict[str, Any]) -> Timing:
+def _image(captioner: Captioner, source: str, options: dict[str, Any]) -> Timing:
     begin = time.perf_counter()
     caption = next(captioner.stream([source], **options))
     return Timing(1, time.perf_counter() - begin, None, len(caption.tokens))
@@ -107,7 +106,7 @@ def bench(
         typer.echo(row(number, runs))
 
 
-def run(request: Callable[[Path], Timing], sources: Sequence[Path], number: int) -> tuple[float, list[Timing]]:
+def run(request: Callable[[str], Timing], sources: Sequence[str], number: int) -> tuple[float, list[Timing]]:
     """Seconds for all, and each request: every source, and as many more of them as keep `number` under way."""
     count = -(-max(number, len(sources)) // len(sources)) * len(sources)
     begin = time.perf_counter()

@@ -1,5 +1,6 @@
 """`heedful transcribe`: recordings to text and subtitles."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ def _targets(audio: list[str], output_dir: Path | None, format: str) -> list[tup
 def _waveform(name: str) -> NDArray[np.float32] | None:
     """The sound of the file `name`; None of standard input or another pipe, which was read once and is gone."""
     path = sample(name)
-    return None if name == _STDIN or not path.is_file() else np.concatenate(list(read_audio(path)))
+    return None if name == _STDIN or not os.path.isfile(path) else np.concatenate(list(read_audio(path)))
 
 
 def _one(transcriber: Transcriber, name: str, format: str, output: IO[str], options: dict[str, Any]) -> Transcript:
@@ -140,8 +141,8 @@ def _one(transcriber: Transcriber, name: str, format: str, output: IO[str], opti
 def _progress(source: Any, transcription: Transcription, *, hidden: bool) -> Iterator[Callable[[Segment], None]]:
     """A bar in seconds of audio on standard error, where that is a terminal and the text does not go there too."""
     disable = hidden or not sys.stderr.isatty()
-    total = duration(source) if isinstance(source, Path) and not disable else None
-    label = source.name if isinstance(source, Path) else None
+    total = duration(source) if isinstance(source, str) and not disable else None
+    label = Path(source).name if isinstance(source, str) else None
     with tqdm(total=total, unit="s", desc=label, disable=disable, bar_format=None if total is None else _BAR) as bar:
         yield lambda segment: _move(bar, segment.end)
         _move(bar, transcription.duration)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from heedful.runtime.errors import InputError
+from heedful.runtime.home import check_address
 
 PictureSource = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any]
 
@@ -143,8 +144,7 @@ def _opened(source: PictureSource, name: str) -> AbstractContextManager[BinaryIO
     if isinstance(source, bytes):
         return io.BytesIO(source)
     if isinstance(source, str | os.PathLike):
-        if os.fspath(source).startswith("data:") or "://" in os.fspath(source):
-            raise InputError(f"{name[:80]}: an address; download it first and pass the file or its bytes")
+        check_address(os.fspath(source), name)
         try:
             return open(source, "rb")
         except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heedful.runtime.errors import InputError
+from heedful.runtime.home import check_address
 from heedful.runtime.speech.media import Damage, File, decoded, opened_media
 
 SAMPLE_RATE = 16_000
@@ -184,8 +185,12 @@ def _check_file(source: File, name: str) -> None:
 
 
 def _check_path(path: str, name: str) -> None:
-    if not os.path.exists(path):
-        raise InputError(f"{path!r}: no such file")
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        check_address(path, path)
+        reason = getattr(error, "strerror", str(error)).lower()
+        raise InputError(f"{path[:1000]!r}: {reason}; name an audio file that can be read") from error
     if os.path.isdir(path):
         raise InputError(f"{path!r} is a folder; name an audio file")
     if not os.access(path, os.R_OK):

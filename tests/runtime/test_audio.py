@@ -297,8 +297,11 @@ def test_paths_that_cannot_be_read_are_refused_at_the_call(tmp_path: Path) -> No
     (tmp_path / "private.wav").touch(mode=0)
     with pytest.raises(InputError, match=r"missing\.wav.*no such file"):
         read_audio(tmp_path / "missing.wav")
-    with pytest.raises(InputError, match="no such file"):
-        read_audio("http://example.org/talk.mp3")
+    for address in ("http://example.org/talk.mp3", "data:audio/mpeg;base64,SUQz"):
+        with pytest.raises(InputError, match=f"^{address}: an address; download it first and pass the file"):
+            read_audio(address)
+    with pytest.raises(InputError, match="null byte; name an audio file"):
+        read_audio("talk\0.mp3")
     with pytest.raises(InputError, match="is a folder"):
         read_audio(str(tmp_path))
     with pytest.raises(InputError, match=r"empty\.wav: the file is empty"):

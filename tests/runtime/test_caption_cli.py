@@ -245,6 +245,17 @@ def test_a_name_that_would_break_a_line_is_an_error_of_its_own(caption: Command,
         assert (here / "out").read_text() == as_text(texts(["a.png", "c, d.png"]))
 
 
+def test_inputs_that_are_no_files_are_an_error_each(caption: Command, texts: Texts) -> None:
+    address, long = "https://example.org/cat.jpg", "a" * 300
+    done = caption(address, long, f"{long}/b.png", "a.png")
+    assert (done.status, done.out) == (1, as_text(texts(["a.png"])))
+    first, *others = done.err.splitlines()
+    assert first == f"heedful: error: {address}: an address; download it first and pass the file or its bytes"
+    assert [line.split(": ")[2:] for line in others] == [
+        [name, "File name too long; pass the path of a picture that can be read"] for name in (long, f"{long}/b.png")
+    ]
+
+
 def test_a_picture_named_twice_is_there_once(caption: Command, here: Path) -> None:
     assert caption("a.png", "b.bmp", "a.png", "--output", "out").status == 0
     assert [line.split("\t")[0] for line in (here / "out").read_text().splitlines()] == ["a.png", "b.bmp"]

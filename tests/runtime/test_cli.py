@@ -61,6 +61,21 @@ def test_several_files_to_a_folder_and_bad_ones_between(seeded_bundle: Path, rec
     assert json.loads((out / "noise.json").read_text())["duration"] == 1.0
 
 
+def test_inputs_that_are_no_files_are_an_error_each(seeded_bundle: Path, recording: Path, tmp_path: Path) -> None:
+    address, long = "https://example.org/talk.mp3", "a" * 300
+    options = ("--model", seeded_bundle, "--language", "en", "--temperature", 0, "--beams", 1, "--format", "json")
+    done = heedful("transcribe", address, long, f"{long}/b.wav", recording, *options)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["duration"] == 1.0
+    assert done.stderr.decode().splitlines() == [
+        f"heedful: error: {address}: an address; download it first and pass the file or its bytes",
+        *[
+            f"heedful: error: '{name}': file name too long; name an audio file that can be read"
+            for name in (long, f"{long}/b.wav")
+        ],
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

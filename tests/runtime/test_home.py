@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from heedful.runtime.home import home, is_name, listed, locate
+from heedful.runtime.home import home, is_name, listed, locate, sample
 
 names = st.text(string.ascii_letters + string.digits + "-_. é", min_size=1).filter(lambda name: name.strip(". "))
 
@@ -94,6 +94,25 @@ def test_a_path_may_begin_with_a_tilde(tmp_path: Path, folder: Path, monkeypatch
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     (tmp_path / "talk.wav").touch()
     assert locate("~/talk.wav", "samples") == tmp_path / "talk.wav"
+
+
+def test_a_file_comes_before_a_sample(folder: Path) -> None:
+    (folder / "samples").mkdir(parents=True)
+    (folder / "samples" / "talk.wav").touch()
+    assert sample("talk.wav") == str(folder / "samples" / "talk.wav")
+    Path("talk.wav").touch()
+    assert sample("talk.wav") == "talk.wav"
+
+
+def test_what_is_no_sample_stays_as_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("https://example.org/cat.jpg", "./cat.jpg", "a" * 300, f"{'a' * 300}/cat.jpg", "cat\0.jpg"):
+        assert sample(name) == name
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", forbidden)
+    assert sample("private/cat.jpg") == "private/cat.jpg"
 
 
 def test_listed_is_sorted_and_leaves_out_the_unfinished(folder: Path) -> None:
