@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import sys
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -45,8 +46,7 @@ class HostBuffer:
 
     def __init__(self, shape: tuple[int, ...], dtype: DTypeLike, pages: mmap.mmap | None = None) -> None:
         count = math.prod(shape)
-        # pages straight from the system: numpy's zeros may come from freed memory, and are then written one by one
-        self.pages = mmap.mmap(-1, count * np.dtype(dtype).itemsize) if pages is None else pages
+        self.pages = _pages(count * np.dtype(dtype).itemsize) if pages is None else pages
         self.array: NDArray[np.generic] = np.frombuffer(self.pages, dtype, count).reshape(shape)
         self.shape, self.dtype = shape, self.array.dtype
 
@@ -75,7 +75,7 @@ class HostBuffer:
         size = rows * heads * slots * dim * self.array.itemsize
         # who changes once does so again: in the same pages, since a new one costs as much as several copies of it
         stays = size <= len(self.pages) < 32 * size
-        pages = self.pages if stays else mmap.mmap(-1, 4 * size)
+        pages = self.pages if stays else _pages(4 * size)
         other = HostBuffer((rows, heads, slots, dim), self.array.dtype, pages)
         # in an order in which none is written over before it is moved; numpy copies a row that overlaps with itself
         for row in reversed(range(rows)) if slots > self.shape[2] else range(rows):
@@ -83,6 +83,15 @@ class HostBuffer:
             if used[row]:
                 other.write(row, self.array[row, :, : used[row]])
         return other
+
+
+def _pages(size: int) -> mmap.mmap:
+    """`size` bytes of zeros, straight from the system: numpy's may come from freed memory, and are then written one by
+    one. A process that is forked from this one has its own from then on.
+    """
+    if sys.platform == "win32":  # where no process is forked
+        return mmap.mmap(-1, size)
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class DeviceBuffer:

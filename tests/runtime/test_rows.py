@@ -1,5 +1,8 @@
 """The memory of a decoder, beside plain arrays: whatever is moved, grown or shrunk, a row keeps what is its own."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -181,6 +184,29 @@ def test_what_a_row_attends_to_is_read_from_wherever_it_was_moved() -> None:
     for name, buffer in other.memory.items():
         np.testing.assert_array_equal(array(buffer)[1], parts[name])
         assert not array(buffer)[0].any()
+
+
+FORKED = """
+import os
+import numpy as np
+from heedful.runtime.engine.buffers import HostBuffer
+
+made = HostBuffer((1, 1, 2, 1), "float32")
+grown = HostBuffer((1, 1, 2, 1), "float32").resized(4, [0])
+if not (child := os.fork()):
+    for buffer in (made, grown):
+        buffer.array[...] = 5
+    os._exit(0)
+os.waitpid(child, 0)
+print(made.array.any(), grown.array.any())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked here")
+def test_a_forked_process_has_memory_of_its_own() -> None:
+    """Of what one process decodes nothing may get into another."""
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60)
+    assert (done.stdout.split(), done.stderr) == (["False", "False"], "")
 
 
 def remember(rows: Rows, row: int, frames: int) -> None:
