@@ -30,7 +30,7 @@ class ExportError(HeedfulError):
 
 
 class DeviceError(HeedfulError):
-    """The device asked for is not to be had."""
+    """The device asked for is not to be had, or is another process's."""
 
 
 class BusyError(HeedfulError):

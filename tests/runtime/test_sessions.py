@@ -1,5 +1,8 @@
 """Graphs are opened once, whoever asks first, and ahead of their use where they are sure to be needed."""
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,3 +88,38 @@ def test_loading_opens_what_the_first_recording_needs(seeded_bundle: Path, opene
     transcribe = load(seeded_bundle, "cpu")
     transcribe.model.sessions.open("encoder")
     assert sorted(opened) == ["decoder", "encoder"]
+
+
+FORKED = """
+import os, signal, sys, time
+import numpy as np
+from heedful.runtime import DeviceError, load
+from heedful.runtime.engine import sessions
+
+transcribe = load(sys.argv[1], "cpu", threads=2)
+sessions.open_session = lambda *arguments: time.sleep(2)
+made = transcribe.model.sessions
+made.open_ahead("aligner")  # pending while the process is forked
+if not (child := os.fork()):
+    signal.alarm(20)
+    for use in (
+        lambda: made.open("aligner"),
+        lambda: made.on(1),
+        lambda: transcribe(np.zeros(8000, np.float32), sample_rate=16_000, language="en"),
+    ):
+        try:
+            use()
+        except DeviceError as error:
+            print(error, flush=True)
+    os._exit(0)
+print(os.waitpid(child, 0)[1], made.open("aligner"))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no process is forked here")
+def test_a_forked_process_is_told_to_load_its_own(seeded_bundle: Path) -> None:
+    """It would wait for ever for what only threads of the other process can do."""
+    done = subprocess.run([sys.executable, "-c", FORKED, seeded_bundle], capture_output=True, text=True, timeout=120)
+    *errors, last = done.stdout.splitlines()
+    assert (len(errors), last) == (3, "0 None"), done.stderr
+    assert all("loaded before the process was forked" in error for error in errors)
