@@ -53,9 +53,9 @@ def load(
     """Open `bundle`, a folder or the name of one in the bundle folder, on `device`.
 
     What comes back is a `Transcriber`, `Translator`, `Summarizer` or `Captioner`, as the bundle's task is. `auto` takes
-    CUDA where it works, else the CPU; the result's `device` says which. `threads` are used, 0 for one per core. Memory
-    is bounded by `rows`, the inputs that are decoded side by side, None for what suits the task, and `queue`, the
-    requests that may be under way at once: beyond it BusyError is raised.
+    CUDA where it works, else the CPU; the result's `device` says which. `threads` are used, 0 for one per core that
+    this process may use. Memory is bounded by `rows`, the inputs that are decoded side by side, None for what suits the
+    task, and `queue`, the requests that may be under way at once: beyond it BusyError is raised.
 
     Raises BundleError for a bundle that cannot be trusted or read, DeviceError for a device that is not to be had,
     InputError for an argument that makes no sense.

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import onnxruntime as ort
 
+from heedful.runtime.engine.cores import limit
 from heedful.runtime.errors import DeviceError, InputError
 
 log = logging.getLogger("heedful")
@@ -88,9 +89,11 @@ def _gpu_count() -> int:
 
 
 def session_options(threads: int = 0) -> ort.SessionOptions:
-    """How graphs are run: `threads` inside an operator, 0 for one per core."""
+    """How graphs are run: `threads` inside an operator, 0 for one per core that this process may use."""
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    # left alone, onnxruntime has a thread tied to each physical core, which is best where all may be used; but it sees
+    # no limit, and more threads than cores to run on wait for one another
+    options.intra_op_num_threads = threads or limit()
     # shapes change from step to step: a plan of memory for each would be kept and seldom used again
     options.enable_mem_pattern = False
     options.log_severity_level = 3

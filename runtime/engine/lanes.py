@@ -1,6 +1,5 @@
 """Where inputs are computed: a few with all threads together, many on a core each."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +8,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from heedful.runtime.engine.batcher import Batcher
+from heedful.runtime.engine.cores import cores
 from heedful.runtime.engine.decoder import Decoder
 from heedful.runtime.engine.model import Model
 from heedful.runtime.engine.rows import Rows
@@ -18,7 +18,7 @@ M = TypeVar("M", bound=Model)
 
 def threads_of(model: Model) -> int:
     """The threads among which inputs can be divided: those of a CPU; a GPU has one."""
-    return (model.sessions.threads or os.cpu_count() or 1) if model.device.name == "cpu" else 1
+    return (model.sessions.threads or cores()) if model.device.name == "cpu" else 1
 
 
 @dataclass(slots=True)

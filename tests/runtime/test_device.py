@@ -149,10 +149,22 @@ def test_a_provider_that_is_not_taken_up_is_no_silent_cpu(seeded_bundle: Path, m
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
-def test_a_session_has_its_threads_and_its_provider(seeded_bundle: Path, threads: int) -> None:
+def test_a_session_has_its_threads_and_its_provider(
+    seeded_bundle: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    monkeypatch.setattr(devices, "limit", lambda: 0)
     session = open_session(seeded_bundle / "encoder.onnx", Device("cpu"), threads)
     assert session.get_providers() == [CPU]
     assert session.get_session_options().intra_op_num_threads == threads
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(0, 2), (1, 1), (3, 3)])
+def test_a_session_left_to_choose_keeps_to_the_cores_of_its_process(
+    monkeypatch: pytest.MonkeyPatch, threads: int, expected: int
+) -> None:
+    """onnxruntime counts those of the machine, and ties threads to them."""
+    monkeypatch.setattr(devices, "limit", lambda: 2)
+    assert devices.session_options(threads).intra_op_num_threads == expected
 
 
 def test_graphs_that_run_in_turns_share_their_memory(tmp_path: Path, resident: Callable[[], int]) -> None:

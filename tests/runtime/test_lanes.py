@@ -142,6 +142,13 @@ def test_there_is_one_lane_where_more_would_not_help(threads: int, rows: int, de
     assert [place.row for place in places] == list(range(rows))
 
 
+def test_there_are_as_many_lanes_as_cores_that_may_be_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one for each core of the machine rows would be alone in theirs, and share nothing."""
+    monkeypatch.setattr("heedful.runtime.engine.lanes.cores", lambda: 2)
+    shared = lanes(threads=0, rows=6, few=0)
+    assert (shared.threads, shared.most) == (2, 3)
+
+
 def written(place: Place[Model], number: float) -> None:
     """As an encoder does."""
     parts = {name: np.full((1, 3, 2), number, np.float32) for name in place.buffers.memory}
