@@ -11,16 +11,21 @@ Kind = Literal["checkpoints", "bundles", "samples", "downloads"]
 
 
 def home() -> Path:
-    """`HEEDFUL_HOME`, else the user's cache folder (XDG, macOS or Windows)."""
-    if chosen := os.environ.get("HEEDFUL_HOME"):
-        return Path(chosen).expanduser()
+    """`HEEDFUL_HOME`, else the user's cache folder (XDG, macOS or Windows). Raises InputError where there is none."""
+    try:
+        if chosen := os.environ.get("HEEDFUL_HOME"):
+            return Path(chosen).expanduser()
+        return _user_cache() / "heedful"
+    except RuntimeError as error:  # a user whom the system does not know has no home folder
+        raise InputError(f"no folder for Heedful's files ({error}): set HEEDFUL_HOME to one") from error
+
+
+def _user_cache() -> Path:
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "heedful"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def is_name(text: str) -> bool:

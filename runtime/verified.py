@@ -7,6 +7,7 @@ and is verified again. Whoever can set those back could write the manifest as we
 import contextlib
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,20 @@ class Digests:
         """Remember what had to be read; where that cannot be written, it is read again next time."""
         if not self._new:
             return
-        kept = {path: known for path, known in {**_read(), **self._new}.items() if Path(path).exists()}
-        with contextlib.suppress(OSError, InputError), open_output(_file()) as file:
+        kept = {path: known for path, known in {**_read(), **self._new}.items() if not _is_gone(path)}
+        with contextlib.suppress(OSError, InputError, RecursionError), open_output(_file()) as file:
             json.dump(kept, file)
+
+
+def _is_gone(path: str) -> bool:
+    """Whether no such file can be there; in another user's folder, where nobody may look, there can."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 def _file() -> Path:
@@ -62,8 +74,9 @@ def _file() -> Path:
 
 
 def _read() -> dict[str, Any]:
+    """What is remembered: nothing where it cannot be read, is damaged, or there is no home for it."""
     try:
         known = json.loads(_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from heedful.runtime.errors import InputError
 from heedful.runtime.home import home, is_name, listed, locate, sample
 
 names = st.text(string.ascii_letters + string.digits + "-_. é", min_size=1).filter(lambda name: name.strip(". "))
@@ -55,6 +56,21 @@ def test_home_is_otherwise_in_the_users_cache(
 def test_an_empty_variable_is_no_choice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEEDFUL_HOME", "")
     assert home().name == "heedful"
+
+
+@pytest.mark.parametrize("chosen", ["", "~nobody-of-this-name/models"])
+def test_a_user_without_a_home_folder_is_told_what_to_do(monkeypatch: pytest.MonkeyPatch, chosen: str) -> None:
+    """As in a container whose user the system does not know."""
+
+    def unknown(path: str) -> str:
+        return path
+
+    for name in ("XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HEEDFUL_HOME", chosen)
+    monkeypatch.setattr(os.path, "expanduser", unknown)
+    with pytest.raises(InputError, match=r"no folder for Heedful's files.*: set HEEDFUL_HOME to one"):
+        home()
 
 
 @pytest.mark.parametrize("text", ["", ".", "..", "a/b", "/a", "a/", "./a"])

@@ -4,10 +4,11 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from heedful.runtime import BundleError, load, open_bundle
+from heedful.runtime import BundleError, InputError, load, open_bundle
 from heedful.runtime.verified import sha256
 
 
@@ -86,7 +87,7 @@ def test_a_manifest_that_asks_for_another_digest_is_refused(bundle: Path) -> Non
         load(bundle, "cpu")
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"x": 1}', "[" * 100_000], ids=lambda content: content[:9])
 def test_a_damaged_memory_is_forgotten(bundle: Path, home: Path, reads: list[str], content: str) -> None:
     (home / "verified.json").write_text(content)
     open_bundle(bundle, remembered=True)
@@ -113,6 +114,40 @@ def test_files_that_are_gone_are_forgotten(bundle: Path, home: Path, seeded_bund
     shutil.copytree(seeded_bundle, tmp_path / "second")
     open_bundle(tmp_path / "second", remembered=True)
     assert not any(path.startswith(f"{bundle}{os.sep}") for path in json.loads((home / "verified.json").read_text()))
+
+
+@pytest.mark.parametrize("error", [PermissionError, OSError], ids=["another user's", "out of reach"])
+def test_a_file_that_may_not_be_looked_at_is_no_trouble(
+    bundle: Path, home: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    """Several users share a home, and not their own folders; what another remembers is not lost to them."""
+    memory, theirs = home / "verified.json", "/theirs/weights.bin"
+    memory.write_text(json.dumps({theirs: ["0" * 64, 1, 2, 3, 4, 5]}))
+    stat = os.stat
+
+    def refused(path: Any, **options: Any) -> os.stat_result:
+        if os.fspath(path) == theirs:
+            raise error
+        return stat(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "stat", refused)
+        open_bundle(bundle, remembered=True)
+    known = json.loads(memory.read_text())
+    assert str(bundle / "weights.bin") in known
+    assert (theirs in known) == (error is PermissionError)
+
+
+def test_a_user_without_a_home_can_load_from_elsewhere(seeded_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Path:
+        raise RuntimeError("no home folder here")
+
+    for name in ("HEEDFUL_HOME", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", none)
+    assert load(seeded_bundle, "cpu").device == "cpu"
+    with pytest.raises(InputError, match=r"no home folder here.*: set HEEDFUL_HOME"):
+        load("a-name", "cpu")
 
 
 def test_a_home_that_cannot_be_written_is_no_trouble(
