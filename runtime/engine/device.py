@@ -46,7 +46,8 @@ def choose_device(name: str) -> Device:
         raise InputError(f"unknown device {name!r}: choose one of {', '.join(get_args(DeviceName))}")
     if name == "cpu":
         return Device("cpu")
-    lacking = _lacking_for_cuda()
+    with _LOOKING:
+        lacking = _lacking_for_cuda()
     if lacking is None:
         log.info("device: cuda")
         return Device("cuda")
@@ -54,6 +55,10 @@ def choose_device(name: str) -> Device:
         raise DeviceError(f"device 'cuda' was asked for, but {lacking}")
     log.info("device: cpu (%s)", lacking)
     return Device("cpu")
+
+
+# what two threads redirect at once may stay redirected
+_LOOKING = threading.Lock()
 
 
 def _lacking_for_cuda() -> str | None:

@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -107,6 +108,34 @@ def test_cuda_is_taken_where_nothing_lacks(
         chosen = choose_device(name)
     assert chosen.providers == [CUDA, CPU]
     assert [record.getMessage() for record in caplog.records] == ["device: cuda"]
+
+
+def test_output_goes_where_it_went_after_two_looked_for_cuda_at_once(
+    pretend: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What onnxruntime prints is caught in place of all that the process prints."""
+    pretend(machine(Driver(1)))
+    before, other, entered = sys.stdout, threading.Event(), []
+
+    def preload() -> None:
+        entered.append(sys.stdout)
+        if len(entered) == 1:
+            other.wait(0.5)
+        else:
+            # the second to come is the last to go
+            other.set()
+            looking[0].join(0.5)
+
+    monkeypatch.setattr(ort, "preload_dlls", preload)
+    looking = [threading.Thread(target=choose_device, args=("cuda",)) for _ in range(2)]
+    for thread in looking:
+        thread.start()
+    for thread in looking:
+        thread.join()
+    after = sys.stdout
+    sys.stdout = before
+    assert len(entered) == 2
+    assert after is before
 
 
 def test_the_cpu_is_taken_without_a_look_around(
