@@ -3,7 +3,7 @@
 import math
 import mmap
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -25,8 +25,8 @@ class Buffer(Protocol):
     def read(self, row: int) -> NDArray[np.generic]:
         """A copy of `row` (heads, slots, width) in main memory."""
 
-    def write(self, row: int, part: NDArray[np.generic]) -> None:
-        """Put `part` (heads, n, width) into the first n slots of `row`."""
+    def write(self, parts: Mapping[int, NDArray[np.generic]]) -> None:
+        """Put each row's part (heads, n, width) into its first n slots."""
 
     def move(self, row: int, slots: NDArray[np.intp], to: int) -> None:
         """Move these slots of `row`, in this order, to the slots from `to` on."""
@@ -63,8 +63,9 @@ class HostBuffer:
         copy: NDArray[np.generic] = self.array[row].copy()
         return copy
 
-    def write(self, row: int, part: NDArray[np.generic]) -> None:
-        self.array[row, :, : part.shape[1]] = part
+    def write(self, parts: Mapping[int, NDArray[np.generic]]) -> None:
+        for row, part in parts.items():
+            self.array[row, :, : part.shape[1]] = part
 
     def move(self, row: int, slots: NDArray[np.intp], to: int) -> None:
         heads = self.array[row]
@@ -81,7 +82,7 @@ class HostBuffer:
         for row in reversed(range(rows)) if slots > self.shape[2] else range(rows):
             # memory of rows that were never written is not touched, and so takes no room
             if used[row]:
-                other.write(row, self.array[row, :, : used[row]])
+                other.write({row: self.array[row, :, : used[row]]})
         return other
 
 
@@ -110,10 +111,11 @@ class DeviceBuffer:
         copy: NDArray[np.generic] = self.value.numpy()[row].copy()
         return copy
 
-    def write(self, row: int, part: NDArray[np.generic]) -> None:
-        # here and below by way of main memory: rare, and onnxruntime has no copy within a device
+    def write(self, parts: Mapping[int, NDArray[np.generic]]) -> None:
+        # here and below by way of main memory, all of it at once: onnxruntime has no copy within a device
         array = self.value.numpy()
-        array[row, :, : part.shape[1]] = part
+        for row, part in parts.items():
+            array[row, :, : part.shape[1]] = part
         self.value.update_inplace(array)
 
     def move(self, row: int, slots: NDArray[np.intp], to: int) -> None:
@@ -123,7 +125,7 @@ class DeviceBuffer:
 
     def resized(self, slots: int, used: Sequence[int]) -> "DeviceBuffer":
         kept = min(slots, self.shape[2])
-        array = np.zeros((*self.shape[:2], slots, self.shape[3]), self.value.numpy().dtype)
+        array = np.zeros((*self.shape[:2], slots, self.shape[3]), self.dtype)
         array[:, :, :kept] = self.value.numpy()[:, :, :kept]
         return DeviceBuffer(array, self.device)
 

@@ -83,17 +83,20 @@ class Rows:
         self.capacity = capacity
         self.bound = range(0)
 
-    def remember(self, row: int, memory: Mapping[str, NDArray[np.generic]]) -> None:
-        """Keep what an encoder made of the input in `row`: parts (heads, frames, head_dim), as `memory` is named."""
-        frames = next(iter(memory.values())).shape[1]
-        self.frames[row] = frames
+    def remember(self, memories: Mapping[int, Mapping[str, NDArray[np.generic]]]) -> None:
+        """Keep what an encoder made of each row's input: parts (heads, frames, head_dim), as `memory` is named.
+
+        Rows whose inputs come together are told of together, since a GPU's buffer is copied whole each time.
+        """
+        for row, memory in memories.items():
+            self.frames[row] = next(iter(memory.values())).shape[1]
         needed = max(self.frames)
         room = self._fitting(needed)
         if not room <= self.room < 2 * room:
             self.memory = self._resized(self.memory, room, self.frames, self.room)
             self.room = room
             self.bound = range(0)
-        self.write_memory(row, memory)
+        self._write(memories)
 
     def read_memory(self, row: int) -> dict[str, NDArray[np.generic]]:
         """A copy of what `row` attends to."""
@@ -101,8 +104,11 @@ class Rows:
 
     def write_memory(self, row: int, memory: Mapping[str, NDArray[np.generic]]) -> None:
         """Have `row` attend to these parts, for which there is room: of its own frames, or read of a row elsewhere."""
-        for name, part in memory.items():
-            self.memory[name].write(self.place[row], part)
+        self._write({row: memory})
+
+    def _write(self, memories: Mapping[int, Mapping[str, NDArray[np.generic]]]) -> None:
+        for name, buffer in self.memory.items():
+            buffer.write({self.place[row]: memory[name] for row, memory in memories.items()})
 
     def forget(self, rows: Sequence[int]) -> None:
         """What the memory holds of `rows` is no longer needed."""

@@ -127,6 +127,7 @@ class TextModel(Model):
         if isinstance(decoder, ShortDecoder):
             decoder.allow(dict(sources))
         names = [f"memory.{name}" for name in decoder.memory]
+        memories: dict[int, dict[str, NDArray[Any]]] = {}
         shapes: dict[int, list[int]] = {}
         for row, source in sources.items():
             shapes.setdefault(_padded(len(source)), []).append(row)
@@ -135,7 +136,8 @@ class TextModel(Model):
             outputs = self.encoder.run(names, {"source": tokens, "lengths": lengths}, RUN)
             for i, row in enumerate(rows):
                 parts = (output[i, :, : lengths[i]] for output in outputs)
-                decoder.buffers.remember(row, dict(zip(decoder.memory, parts, strict=True)))
+                memories[row] = dict(zip(decoder.memory, parts, strict=True))
+        decoder.buffers.remember(memories)
 
 
 def _padded(length: int) -> int:

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from numpy.typing import NDArray
 
 from heedful.runtime.engine.buffers import Buffer, HostBuffer
-from heedful.runtime.engine.device import choose_device
+from heedful.runtime.engine.device import Device, choose_device
 from heedful.runtime.engine.rows import Rows, Shape
+from heedful.runtime.text.model import TextModel
 
 COUNT, LAYERS, HEADS, DIM = 5, 2, 2, 3
 CACHES = {"key": {"key": (HEADS, DIM), "value": (HEADS, DIM)}, "state": {"state": (1, 4)}}
@@ -54,7 +57,7 @@ class Moves(RuleBasedStateMachine):
         rng = np.random.default_rng(seed)
         parts = {name: rng.random((HEADS, frames, DIM), np.float32) for name in self.rows.memory}
         self.bind()
-        self.rows.remember(row, parts)
+        self.rows.remember({row: parts})
         self.memory[row] = parts
 
     @rule(row=rows, new=slots, room=st.integers(0, 100), seed=seeds)
@@ -186,6 +189,47 @@ def test_what_a_row_attends_to_is_read_from_wherever_it_was_moved() -> None:
         assert not array(buffer)[0].any()
 
 
+class Copied:
+    """An array in the memory of a GPU that plays itself: each copy from there and to there is noted."""
+
+    copies: ClassVar[list[str]] = []
+
+    def __init__(self, array: NDArray[np.generic], *where: object) -> None:
+        self.array = array.copy()
+
+    def numpy(self) -> NDArray[np.generic]:
+        self.copies.append("read")
+        return self.array.copy()
+
+    def update_inplace(self, array: NDArray[np.generic]) -> None:
+        self.copies.append("write")
+        self.array = array.copy()
+
+
+class Encoder:
+    """Makes of each token a frame that is nothing but its number."""
+
+    def run(self, names: Sequence[str], given: Mapping[str, NDArray[np.int64]], options: object) -> list[Any]:
+        frames = given["source"][:, None, :, None].astype(np.float32)
+        return [np.broadcast_to(frames, (len(frames), HEADS, frames.shape[2], DIM)) for _ in names]
+
+
+def test_texts_that_are_encoded_together_are_copied_to_a_gpu_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its buffers hold all rows, and are copied whole."""
+    monkeypatch.setattr("heedful.runtime.engine.buffers.ort.OrtValue.ortvalue_from_numpy", Copied)
+    made = Rows(shape("key"), Device("cuda"), COUNT)
+    decoder: Any = SimpleNamespace(memory=made.memory, buffers=made)
+    model: Any = SimpleNamespace(encoder=Encoder(), padded=lambda sources: TextModel.padded(model, sources))
+    sources = {3: [5, 6, 7], 0: [1, 2, 3, 4, 5, 6], 4: [8, 9, 1, 2]}
+    Copied.copies.clear()
+    TextModel.encode(model, decoder, sources)
+    assert Copied.copies == ["read", "write"] * len(made.memory)
+    for row, source in sources.items():
+        for part in made.read_memory(row).values():
+            np.testing.assert_array_equal(part[:, : len(source)], np.tile(np.c_[source], (HEADS, 1, DIM)))
+            assert not part[:, len(source) :].any()
+
+
 FORKED = """
 import os
 import numpy as np
@@ -210,4 +254,4 @@ def test_a_forked_process_has_memory_of_its_own() -> None:
 
 
 def remember(rows: Rows, row: int, frames: int) -> None:
-    rows.remember(row, {name: np.ones((HEADS, frames, DIM), np.float32) for name in rows.memory})
+    rows.remember({row: {name: np.ones((HEADS, frames, DIM), np.float32) for name in rows.memory}})
