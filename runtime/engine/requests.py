@@ -6,19 +6,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from heedful.runtime.engine.process import Process
 from heedful.runtime.errors import BusyError
 
 T = TypeVar("T")
 
 
 class Requests:
-    """Admits requests, `queue` at a time, of whatever kind and wherever they are computed."""
+    """Admits requests, `queue` at a time, of whatever kind and wherever they are computed.
+
+    In a process that was forked they raise DeviceError.
+    """
 
     def __init__(self, queue: int) -> None:
         self.queue = queue
         # re-entrant: a request may end while garbage is collected, in a thread that is just here
         self._state = threading.Condition()
         self._under_way = 0
+        self._process = Process()
         self._callers = ThreadPoolExecutor(queue, "heedful-request")
 
     @contextmanager
@@ -27,6 +32,7 @@ class Requests:
 
         Where `queue` requests are under way already, BusyError is raised, or, with `wait`, it begins once one is over.
         """
+        self._process.check()
         with self._state:
             if wait:
                 self._state.wait_for(lambda: self._under_way < self.queue)
@@ -44,6 +50,7 @@ class Requests:
 
     def submit(self, function: Callable[[], T]) -> "Future[T]":
         """The result of `function`, called in the background once the request is admitted."""
+        self._process.check()
 
         def when_admitted() -> T:
             with self.request(wait=True):

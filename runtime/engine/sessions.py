@@ -1,6 +1,5 @@
 """The graphs of a bundle, each opened once, ahead of its use if told."""
 
-import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -8,7 +7,7 @@ import onnxruntime as ort
 
 from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.device import Device, open_session
-from heedful.runtime.errors import DeviceError
+from heedful.runtime.engine.process import Process
 
 
 class Sessions:
@@ -24,11 +23,11 @@ class Sessions:
         self.threads = threads
         self._opened: dict[str, Future[ort.InferenceSession]] = {}
         self._lock = threading.Lock()
-        self._process = os.getpid()
+        self._process = Process()
 
     def on(self, threads: int) -> "Sessions":
         """Sessions of their own for the same graphs, on so many threads: with one, on that of the caller."""
-        self._check_process()
+        self._process.check()
         return Sessions(self.bundle, self.device, threads)
 
     def open(self, graph: str) -> ort.InferenceSession:
@@ -37,7 +36,7 @@ class Sessions:
 
     def open_ahead(self, graph: str) -> "Future[ort.InferenceSession]":
         """The session of `graph` to come, which a thread begins to open if none has; what failed is tried again."""
-        self._check_process()
+        self._process.check()
         with self._lock:
             found = self._opened.get(graph)
             if found is None or (found.done() and found.exception() is not None):
@@ -46,11 +45,3 @@ class Sessions:
                 found = self._opened[graph] = opener.submit(open_session, path, self.device, self.threads)
                 opener.shutdown(wait=False)
             return found
-
-    def _check_process(self) -> None:
-        # threads are not forked with a process: who waits for one, or for a lock that it held, waits for ever
-        if os.getpid() != self._process:
-            raise DeviceError(
-                "this model was loaded before the process was forked, and its threads stayed behind: load it in the "
-                "forked process (gunicorn: without --preload), or start processes by 'spawn' (multiprocessing)"
-            )

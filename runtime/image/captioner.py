@@ -1,6 +1,5 @@
 """Pictures in, captions out."""
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from heedful.runtime.engine.batcher import Batcher
+from heedful.runtime.engine.cores import cores
 from heedful.runtime.engine.generate import Job
 from heedful.runtime.engine.requests import Requests
 from heedful.runtime.engine.search import Hypothesis, Limits, Search
@@ -57,7 +57,7 @@ class Captioner:
         self.model = CaptionModel(sessions)
         self._batcher = Batcher(self.model.decoder(rows))
         self._requests = Requests(queue)
-        self._readers = sessions.threads or os.cpu_count() or 1
+        self._readers = sessions.threads or cores()
 
     @property
     def device(self) -> str:
