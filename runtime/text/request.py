@@ -80,9 +80,9 @@ class Request:
         return plain and len(self.framing.start) == 1 and not self.options.alignment
 
     def length(self, source: Sequence[int]) -> int:
-        """How many tokens may be written about `source`."""
+        """How many tokens may be written about `source`: no more than the model has positions for."""
         settings = self.settings
-        length = settings["max_length"] - len(self.framing.start)
+        length = min(settings["max_length"], self.model.shape.positions) - len(self.framing.start)
         if settings["length_factor"] is not None:
             length = min(length, round(settings["length_factor"] * len(source)))
         return max(int(length), 1)

@@ -165,6 +165,18 @@ def test_lengths_are_kept_to(small: Translator) -> None:
     assert len(one(small, garbage).tokens) <= 2.5 * (len(small.model.tokens.encode(garbage)) + 1)
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_no_text_is_longer_than_the_positions(small: Translator, monkeypatch: pytest.MonkeyPatch, beams: int) -> None:
+    """However long it is asked to be: a step past the last position would fail for all texts of its lane."""
+    monkeypatch.setitem(small.model.search, "length_factor", None)
+    most = small.model.shape.positions - 1
+    endless = small.submit("I love you.", min_length=5_000, max_length=5_000, beams=beams)
+    assert one(small, SENTENCES[0], alignment=True).text == EXPECTED[SENTENCES[0]]
+    written = endless.result(60)
+    assert isinstance(written, Written)
+    assert len(written.tokens) == most
+
+
 def test_sentences_are_read_one_by_one_unless_they_should_not(small: Translator) -> None:
     text = "I love you.  Where is the nearest train station?"
     assert [sentence.source for sentence in one(small, text).sentences] == text.split("  ")
