@@ -151,7 +151,7 @@ class Captioner:
         weights, probabilities = self._batcher.call(lambda: model.align(decoder, row, model.start, tokens))
         maps = model.heatmaps(weights[:, : len(tokens)])
         text = model.tokens.text(tokens)
-        words, where = words_of(text, model.tokens.spans(tokens, source=False))
+        words, where = words_of(text, model.tokens.written_spans(tokens))
         found = []
         for i, word in enumerate(words):
             its = np.flatnonzero(where == i)

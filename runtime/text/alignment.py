@@ -30,19 +30,15 @@ def words_of(text: str, spans: Sequence[tuple[int, int]]) -> tuple[list[str], ND
 
 
 def link(
-    model: TextModel,
-    source: str,
-    source_tokens: Sequence[int],
-    text: str,
-    tokens: Sequence[int],
-    weights: NDArray[np.float32],
+    model: TextModel, prompt: str, source: str, text: str, tokens: Sequence[int], weights: NDArray[np.float32]
 ) -> Alignment:
-    """Links between the words of `source` and `text`, from `weights` (len(tokens), len(source_tokens)) between tokens.
+    """Links between the words of `source`, read after `prompt`, and those of `text`, from `weights` (len(tokens), n)
+    between the `tokens` of the text and the n that were read.
 
     A word's weights are the means of its tokens'.
     """
-    source_words, source_index = words_of(source, model.tokens.spans(source_tokens, source=True))
-    target_words, target_index = words_of(text, model.tokens.spans(tokens, source=False))
+    source_words, source_index = words_of(source, model.tokens.read_spans(prompt, source))
+    target_words, target_index = words_of(text, model.tokens.written_spans(tokens))
     summed = np.zeros((len(target_words), len(source_words)), np.float32)
     counts = np.zeros(len(target_words), np.float32)
     for token, word in enumerate(target_index):

@@ -26,8 +26,16 @@ class TextTokens:
     def text(self, tokens: Sequence[int]) -> str:
         return str(self._target.decode(list(tokens), skip_special_tokens=True))
 
-    def spans(self, tokens: Sequence[int], *, source: bool) -> list[tuple[int, int]]:
-        """Where in the text of `tokens` each of them stands: first and last character, the last left out."""
-        tokenizer = self._source if source else self._target
-        ends = [len(tokenizer.decode(list(tokens[:i]), skip_special_tokens=True)) for i in range(len(tokens) + 1)]
+    def read_spans(self, prompt: str, text: str) -> list[tuple[int, int]]:
+        """Where in `text` each token of `prompt` + `text` stands: first and last character, the last left out. Empty
+        for a token of the prompt alone.
+        """
+        # not measured in what the tokens decode to: the tokenizer may have read the text in another form
+        offsets = self._source.encode(prompt + text, add_special_tokens=False).offsets
+        skipped = len(prompt)
+        return [(max(start - skipped, 0), max(end - skipped, 0)) for start, end in offsets]
+
+    def written_spans(self, tokens: Sequence[int]) -> list[tuple[int, int]]:
+        """Where in the text of the written `tokens` each stands: first and last character, the last left out."""
+        ends = [len(self.text(tokens[:i])) for i in range(len(tokens) + 1)]
         return list(pairwise(ends))

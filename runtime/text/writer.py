@@ -7,8 +7,6 @@ from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
-import numpy as np
-
 from heedful.runtime.engine.generate import Job
 from heedful.runtime.engine.lanes import Lanes, LanesByDecoder, Place
 from heedful.runtime.engine.requests import Requests
@@ -175,16 +173,7 @@ class Writer:
         weights, _ = batcher.call(lambda: place.model.align(batcher.decoder, row, start, sentence.tokens))
         before = len(request.framing.before)
         mean = weights.mean(0)[: len(sentence.tokens), before : before + len(task.tokens)]
-        # the prompt is no part of the text
-        prompt = request.prompt_length
-        found = link(
-            self.model,
-            sentence.source,
-            task.tokens[prompt:],
-            sentence.text,
-            sentence.tokens,
-            np.ascontiguousarray(mean[:, prompt:]),
-        )
+        found = link(self.model, request.prompt, sentence.source, sentence.text, sentence.tokens, mean)
         return replace(sentence, alignment=found)
 
 

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from heedful.runtime import load
+from heedful.runtime.bundle import Bundle
+from heedful.runtime.text.alignment import words_of
 from heedful.runtime.text.results import Written
+from heedful.runtime.text.tokens import TextTokens
 from heedful.runtime.text.writer import Translator
 
 pytestmark = pytest.mark.network
@@ -82,3 +88,47 @@ def test_a_prompt_is_not_linked(student: Translator) -> None:
     assert sentence.alignment.source == ("I", "love", "you.")
     assert (sentence.alignment.weights.sum(axis=1) <= 1 + 1e-5).all()
     assert ("love", "amo.") in links(student, "I love you.", prompt="Tell her: ")
+
+
+# of which tokenizers normalise some and cut others into bytes
+WORDS = ["I", "love", "you.", "Well…", "oﬃce", "ﬁnd", "½", "½½", "cafe\u0301", "Ⅷ", "한글", "🌍", "🤖🌍!", "我们", "∮"]
+
+
+@pytest.fixture(scope="module", params=["pieces", "bytes"])
+def tokens(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TextTokens:
+    """Those of the student, and those of BART's kind."""
+    if request.param == "pieces":
+        students: Callable[[str], Translator] = request.getfixturevalue("students")
+        return students("int8").model.tokens
+    tokenizer = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pre_tokenizers.ByteLevel.alphabet())}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    folder = tmp_path_factory.mktemp("bytes")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return TextTokens(Bundle(folder, {"files": {"tokenizer.json": {}}}))
+
+
+@given(
+    words=st.lists(st.sampled_from(WORDS), min_size=1, max_size=8),
+    spaces=st.lists(st.sampled_from([" ", "  ", "\t", "\u3000 "]), min_size=8, max_size=8),
+    prompt=st.sampled_from(["", "Tell her: ", "Well…  ½ 🌍 "]),
+)
+def test_every_token_read_is_dealt_to_the_word_it_is_of(
+    tokens: TextTokens, words: list[str], spaces: list[str], prompt: str
+) -> None:
+    """A word has the tokens it has by itself; one of white space may be of none."""
+    text = "".join(map("".join, zip(spaces, words, strict=False))).lstrip()
+    found, where = words_of(text, tokens.read_spans(prompt, text))
+    assert found == words
+    assert len(where) == len(tokens.encode(prompt + text))
+    for i, word in enumerate(words):
+        alone = len(tokens.encode(word))
+        assert alone - 1 <= np.count_nonzero(where == i) <= alone
+    assert where[where >= 0].tolist() == sorted(where[where >= 0])
+
+
+def test_links_are_those_of_the_text_as_it_was_given(student: Translator) -> None:
+    """Though two spaces are read as one, and an ellipsis as three points."""
+    assert links(student, "I  love you.") == links(student, "I love you.")
+    expected = {("Well…", "Bem..."), ("I", "eu"), ("said", "disse"), ("so.", "assim.")}
+    assert links(student, "Well… I said so.") == expected
