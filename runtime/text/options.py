@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from heedful.runtime.options import SearchOptions, check_kind, options_of
+from heedful.runtime.options import SearchOptions, check_kind, check_whole, options_of
 
 _KINDS = {"source": str, "target": str, "split": bool, "alignment": bool, "shortlist": bool}
 
@@ -15,7 +15,8 @@ class TextOptions(SearchOptions):
     source, target: language codes, as the model has them; a model of one pair needs none. split: cut texts into
     sentences, which are read one by one; a text longer than the model's positions is cut even without. alignment: say
     which words of the source each word of the result looked at. shortlist: use no words but those that the bundle's
-    shortlist has for the source's, which is faster for a single sentence.
+    shortlist has for the source's, which is faster for a single sentence. ahead: characters of several texts that are
+    read before any of them is written, so that sentences of one length can be put together.
     """
 
     source: str | None = None
@@ -23,10 +24,12 @@ class TextOptions(SearchOptions):
     split: bool | None = None
     alignment: bool = False
     shortlist: bool = False
+    ahead: int = 1 << 18
 
     def __post_init__(self) -> None:
         # slots make a class anew, so a bare super() would not find it
         super(TextOptions, self).__post_init__()
+        check_whole("ahead", self.ahead, 1, 1_000_000_000)
         for name, kind in _KINDS.items():
             value = getattr(self, name)
             if value is not None:

@@ -21,8 +21,6 @@ from heedful.runtime.text.request import Request, Task
 from heedful.runtime.text.results import Sentence, Written
 from heedful.runtime.workers import workers
 
-# characters of text that are read ahead, so that sentences of one length can be put together
-_AHEAD = 1 << 18
 # characters of a text that may be a sentence
 _SENTENCE = 1000
 # requests with different options that are remembered
@@ -72,9 +70,10 @@ class Writer:
             return self._one(self._request(options), text)
         if isinstance(text, bytes) or not isinstance(text, Iterable):
             raise InputError(f"a text must be a str, or a list of them, not {type(text).__name__}")
-        if isinstance(text, list | tuple) and len(text) == 1 and isinstance(text[0], str):
-            return [self._one(self._request(options), text[0])]
-        return list(self._stream(self._request(options), iter(text), _AHEAD))
+        texts = [_text(each) for each in text]
+        if len(texts) == 1:
+            return [self._one(self._request(options), texts[0])]
+        return list(self._stream(self._request(options), iter(texts)))
 
     def submit(self, text: str | Sequence[str], **options: Any) -> "Future[Written | list[Written]]":
         """The same, begun in the background: for asyncio, `await asyncio.wrap_future(translate.submit(...))`.
@@ -83,13 +82,16 @@ class Writer:
         """
         return self._requests.submit(lambda: self._answer(text, options))
 
-    def stream(self, texts: Iterable[str], *, ahead: int = _AHEAD, **options: Any) -> Iterator[Written]:
-        """What is written about each of `texts`, in order; `ahead` characters of them are read at a time."""
-        return self._admitted(self._request(options), iter(texts), ahead)
+    def stream(self, texts: Iterable[str], **options: Any) -> Iterator[Written]:
+        """What is written about each of `texts`, in order, the option `ahead` characters of them read at a time.
 
-    def _admitted(self, request: Request, texts: Iterator[str], ahead: int) -> Iterator[Written]:
+        An error of `texts`, or InputError for what is no str, is raised once all that came before is written.
+        """
+        return self._admitted(self._request(options), iter(texts))
+
+    def _admitted(self, request: Request, texts: Iterator[str]) -> Iterator[Written]:
         with self._requests.request():
-            yield from self._stream(request, texts, ahead)
+            yield from self._stream(request, texts)
 
     def _request(self, options: dict[str, Any]) -> Request:
         """What `options` ask for; who asks the same again does not wait for it to be found out again."""
@@ -98,11 +100,11 @@ class Writer:
         except TypeError:  # a value that is not hashable is not valid either, and is told why
             return _asked(self.model, self.splits, **options)
 
-    def _stream(self, request: Request, texts: Iterator[str], ahead: int) -> Iterator[Written]:
+    def _stream(self, request: Request, texts: Iterator[str]) -> Iterator[Written]:
         lanes = self.lanes(request.short)
         # its threads start when there is more than one group
         with workers(lanes.threads, "heedful-lane") as pool:
-            while window := list(_window(texts, ahead)):
+            for window in _windows(texts, request.options.ahead):
                 tasks = [request.tasks(text) for text in window]
                 if len(tasks) == 1 and self._is_written_alone(request, lanes, tasks[0]):
                     yield _joined(tasks[0])
@@ -126,7 +128,7 @@ class Writer:
             tasks = request.tasks(text)
             if self._is_written_alone(request, lanes, tasks):
                 return _joined(tasks)
-        (written,) = self._stream(request, iter([text]), _AHEAD)
+        (written,) = self._stream(request, iter([text]))
         return written
 
     def _is_written_alone(self, request: Request, lanes: Lanes[TextModel], tasks: Sequence[Task]) -> bool:
@@ -181,16 +183,28 @@ def _asked(model: TextModel, splits: bool, /, **options: Any) -> Request:
     return Request(model, TextOptions.of(**options), split=splits)
 
 
-def _window(texts: Iterator[str], ahead: int) -> Iterator[str]:
-    """The next texts, of `ahead` characters together or one that is longer."""
+def _text(given: object) -> str:
+    if not isinstance(given, str):
+        raise InputError(f"a text must be a str, not {type(given).__name__}")
+    return given
+
+
+def _windows(texts: Iterator[str], ahead: int) -> Iterator[list[str]]:
+    """`texts` in lists, each of `ahead` characters together or one text that is longer; the last may be empty."""
+    window: list[str] = []
     size = 0
-    for text in texts:
-        if not isinstance(text, str):
-            raise InputError(f"a text must be a str, not {type(text).__name__}")
-        yield text
-        size += len(text) + 1
-        if size >= ahead:
-            return
+    try:
+        for text in texts:
+            window.append(_text(text))
+            size += len(text) + 1
+            if size >= ahead:
+                yield window
+                window, size = [], 0
+    except Exception:
+        # what was read before is written before
+        yield window
+        raise
+    yield window
 
 
 def _groups(tasks: Sequence[Task], batch: int) -> list[list[Task]]:

@@ -113,7 +113,7 @@ def test_output_is_there_once_it_is_whole(translate: Heedful, tmp_path: Path) ->
     [
         (("--file", "missing.txt"), "missing.txt cannot be read: No such file"),
         (("--file", "."), ". cannot be read: Is a directory"),
-        (("--file", "latin1.txt"), "latin1.txt: line 2 is not UTF-8 (byte 0xe3 at offset 6)"),
+        (("--file", "latin1.txt"), "latin1.txt: line 1 is not UTF-8 (byte 0xe3 at offset 1)"),
         (("--file", "latin1.txt", "Yes."), "texts and --file exclude one another"),
         (("--from", "de", "Yes."), "translates from en to pt, not from 'de'"),
         (("--to", "fr", "Yes."), "translates from en to pt, not to 'fr'"),
@@ -127,11 +127,18 @@ def test_bad_input_is_one_clear_line(
     translate: Heedful, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("latin1.txt").write_bytes("Yes.\nS\u00e3o\n".encode("latin1"))
+    Path("latin1.txt").write_bytes("S\u00e3o\n".encode("latin1"))
     done = translate(*arguments)
     assert (done.status, done.out) == (1, "")
     assert message in done.err
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.network
+def test_lines_before_one_that_cannot_be_read_are_translated(translate: Heedful) -> None:
+    done = translate(stdin="Yes.\nS\u00e3o\n".encode("latin1"))
+    assert (done.status, done.out) == (1, "Sim.\n")
+    assert "line 2 is not UTF-8 (byte 0xe3 at offset 6)" in done.err
 
 
 @pytest.mark.parametrize("command", ["translate", "summarize"])

@@ -1,7 +1,7 @@
 """Anything that may be passed in to be translated: any text, texts of any length, and what is no text or no option."""
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,8 @@ def test_a_prompt_is_read_and_is_no_part_of_the_text(student: Translator) -> Non
         ({"beams": True}, "beams"),
         ({"batch": 0}, "batch"),
         ({"batch": None}, "batch"),
+        ({"ahead": 0}, "ahead must be a whole number from 1"),
+        ({"ahead": None}, "ahead"),
         ({"max_length": 0}, "max_length"),
         ({"min_length": -1}, "min_length"),
         ({"no_repeat_ngram": "2"}, "no_repeat_ngram"),
@@ -137,6 +139,12 @@ def test_an_option_that_cannot_be_is_named(student: Translator, options: dict[st
         student.stream(["Yes."], **options)
 
 
+def test_how_far_is_read_ahead_may_be_said_of_any_texts(student: Translator) -> None:
+    assert one(student, "Yes.", ahead=1).text == "Sim."
+    for texts in (["Yes."], ["Yes.", "Yes."]):
+        assert student(texts, ahead=1) == [*student.stream(texts, ahead=1)] == [one(student, "Yes.")] * len(texts)
+
+
 def test_the_only_languages_may_be_named(student: Translator) -> None:
     assert one(student, "Yes.", source="en", target="pt").text == "Sim."
 
@@ -148,4 +156,20 @@ def test_the_only_languages_may_be_named(student: Translator) -> None:
 def test_what_is_no_text_is_named(student: Translator, text: object, kind: str) -> None:
     with pytest.raises(InputError, match=f"must be a str.*, not {kind}"):
         student(text)  # type: ignore[arg-type]
+    assert one(student, "Yes.").text == "Sim."
+
+
+@pytest.mark.parametrize("ahead", [1, 8, 1000])
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_what_comes_before_an_error_is_written(student: Translator, count: int, ahead: int) -> None:
+    def broken() -> Iterator[str]:
+        yield from ["Yes."] * count
+        raise OSError("the line is dead")
+
+    mixed: list[Any] = [*["Yes."] * count, 5, "Yes."]
+    for texts, error, message in ((broken(), OSError, "dead"), (iter(mixed), InputError, "must be a str, not int")):
+        found: list[str] = []
+        with pytest.raises(error, match=message):
+            found.extend(written.text for written in student.stream(texts, ahead=ahead))
+        assert found == ["Sim."] * count
     assert one(student, "Yes.").text == "Sim."
