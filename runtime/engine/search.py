@@ -61,6 +61,7 @@ class Search(Protocol):
 class Limits:
     """When a hypothesis ends, and what it may hold: the `end` token, `length` tokens at most, and `rules`.
 
+    Where rules leave no token, as they can where only some may come at all, it ends as it does at the limit of length.
     `before` tokens of the prompt count as the hypothesis's own where lengths are compared. With `forced_end` the last
     token that `length` allows is the end token, whatever its probability. `ruling` is all `rules` together as a graph
     can apply them, once there is a token.
@@ -93,7 +94,7 @@ class Limits:
 
     def apply(self, logits: Logits, generated: Sequence[int], total: float) -> float:
         """Have the rules rule on `logits` (vocabulary,), in place; log(sum(exp(logits))) afterwards, given the `total`
-        before.
+        before: minus infinity where they leave nothing.
 
         Few are ruled out as a rule, so their part is taken away from the whole; where it is the greater part, the rest
         is summed up.
@@ -104,7 +105,7 @@ class Limits:
                 lost += float(np.exp(logits[tokens] - total).sum())
                 logits[tokens] = -np.inf
         if self.penalised or lost > _MOST_LOST:
-            return float(log_sum_exp(logits))
+            return float(log_sum_exp(logits)) if logits.max() > -np.inf else -math.inf
         return total + math.log1p(-lost)
 
     def banned(self, generated: Sequence[int]) -> set[int]:
@@ -194,15 +195,20 @@ class Sample:
         cumulative = np.exp(scaled - scaled.max()).cumsum()
         return int(cumulative.searchsorted(self.rng.random() * cumulative[-1], side="right"))
 
-    def _next(self, scores: Scores, row: int, tokens: list[int]) -> tuple[int, float]:
-        """A token to go on with after `tokens`, and its log-probability."""
+    def _next(self, scores: Scores, row: int, tokens: list[int]) -> tuple[int, float] | None:
+        """A token to go on with after `tokens`, and its log-probability; None if no token is left."""
         if isinstance(scores, Best):
-            banned, choices = self.limits.banned(tokens), scores.tokens[row]
-            first = next(i for i, token in enumerate(choices) if token not in banned) if banned else 0
-            return choices[first], scores.logits[row][first] - scores.allowed[row]
+            banned, allowed = self.limits.banned(tokens), scores.allowed[row]
+            for logit, token in zip(scores.logits[row], scores.tokens[row], strict=True):
+                if token not in banned:
+                    # those that a shortlist does not allow come last
+                    return (token, logit - allowed) if logit > -math.inf else None
+            return None
         # samples go on from one row at first, and each has its own rules
         logits = scores.logits[row].copy() if len(self.live) > len(scores.logits) else scores.logits[row]
         total = self.limits.apply(logits, tokens, float(scores.total[row]))
+        if total == -math.inf:
+            return None
         token = self._choose(logits)
         return token, float(logits[token]) - total
 
@@ -213,7 +219,11 @@ class Sample:
             if self.limits.forced_end and len(one.tokens) + 1 >= self.limits.length:
                 self._finish(one, ended=True)
                 continue
-            token, logprob = self._next(scores, row, one.tokens)
+            following = self._next(scores, row, one.tokens)
+            if following is None:
+                self._finish(one, ended=False)
+                continue
+            token, logprob = following
             one.logprob += logprob
             if token == self.limits.end:
                 self._finish(one, ended=True)
@@ -324,6 +334,11 @@ class Beam:
                 live.append(_Live([*self.live[parent].tokens, token], logprob, score))
                 step.parents.append(parent)
                 step.tokens.append(token)
+        if not live and not self.finished:
+            # rules left no token to any
+            self.finished = [
+                Hypothesis(tuple(one.tokens), one.logprob, self._ranked(one.score, length), False) for one in self.live
+            ]
         self.finished = self.results()[: max(self.width, self._enough)]
         self.live = live
         return step if live and not self._over(length) else None

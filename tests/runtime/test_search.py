@@ -339,6 +339,17 @@ def test_rules_that_look_at_logits_are_given_all(rules: list[Rule]) -> None:
     assert Sample(Limits(END, 4), temperature=0.5).wanted.best == 0
 
 
+@pytest.mark.parametrize("reader", [Reader, Ranker])
+@pytest.mark.parametrize("rules", [[], [RepetitionPenalty(2)]])
+def test_a_text_ends_where_rules_leave_no_token(reader: type[Reader], rules: list[Rule]) -> None:
+    """As with a shortlist only some may come at all: the end, but not yet, and three others, each of them once."""
+    limits, makes = Limits(END, 8, [NoRepeatNgram(1), NotBefore(END, 8), *rules]), model(4)
+    for search in (Sample(limits), Sample(limits, temperature=1, count=2), Beam(limits, width=3)):
+        generate(reader(lambda text: np.append(makes(text), np.full(9, -np.inf, np.float32))), [Job(0, PROMPT, search)])
+        assert {(*sorted(one.tokens), one.ended) for one in search.results()} == {(1, 2, 3, False)}
+        assert np.isfinite([one.score for one in search.results()]).all()
+
+
 def never_ends(vocabulary: int) -> Model:
     def logits(text: Text) -> Logits:
         return np.concatenate([[np.float32(-50)], model(vocabulary)(text)[1:]])
