@@ -8,14 +8,17 @@ from heedful.runtime.engine.rules import BadWords, NoRepeatNgram, NotBefore, Rep
 from heedful.runtime.engine.search import Beam, Limits, Sample, Search
 
 
-def build_rules(settings: Mapping[str, Any], start: Sequence[int], end: int) -> list[Rule]:
-    """The rules that `settings` ask for of texts that begin with the tokens `start` and end with `end`."""
+def build_rules(settings: Mapping[str, Any], start: Sequence[int], end: int, *, unread: int = 0) -> list[Rule]:
+    """The rules that `settings` ask for of texts that begin with the tokens `start`, of which the first `unread` count
+    in lengths only, and end with `end`.
+    """
+    text = start[unread:]
     rules: list[tuple[object, Rule]] = [
         (settings["suppress"], Suppress(settings["suppress"])),
-        (settings["bad_words"], BadWords(settings["bad_words"], start)),
-        (settings["no_repeat_ngram"], NoRepeatNgram(max(settings["no_repeat_ngram"], 1), start)),
+        (settings["bad_words"], BadWords(settings["bad_words"], text)),
+        (settings["no_repeat_ngram"], NoRepeatNgram(max(settings["no_repeat_ngram"], 1), text)),
         (settings["min_length"] > len(start), NotBefore(end, settings["min_length"] - len(start))),
-        (settings["repetition_penalty"] != 1, RepetitionPenalty(settings["repetition_penalty"], start)),
+        (settings["repetition_penalty"] != 1, RepetitionPenalty(settings["repetition_penalty"], text)),
     ]
     return [rule for asked, rule in rules if asked]
 

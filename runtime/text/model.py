@@ -21,6 +21,8 @@ from heedful.runtime.text.tokens import TextTokens
 _STRIDE = 2
 # bytes of weights; below it threads wait for one another longer than they save (docs/experiments.md)
 _LARGE = 64 << 20
+# the family of bundles whose decoders begin with nothing (export/student.py)
+_STUDENT = "marian-student"
 GREEDY = {False: "greedy", True: "greedy-shortlist"}
 """Graphs that write a text in one run, by whether they keep to the shortlist (export/greedy.py)."""
 
@@ -53,6 +55,8 @@ class TextModel(Model):
         self.pair: list[str] | None = text["pair"]
         self.prefixes: dict[str, str] = text["prefixes"]
         self.search: dict[str, Any] = text["search"]
+        # a student does not look at the token that its texts start with, which is none of the text
+        self.unread = int(self.bundle.manifest["family"] == _STUDENT)
         self._frame: dict[str, Any] = text["frame"]
 
     def framing(self, source: str | None, target: str | None) -> Framing:

@@ -42,7 +42,7 @@ class Request:
         if self.short and not model.has_shortlist:
             raise InputError(f"{model.bundle.path} has no shortlist: leave shortlist out")
         self.prompt_length = len(model.tokens.encode(self.prompt))
-        self.rules = build_rules(self.settings, self.framing.start, model.end)
+        self.rules = build_rules(self.settings, self.framing.start, model.end, unread=model.unread)
         self.room = model.positions - len(self.framing.source([]))
         if self.room < 2 + self.prompt_length:
             raise InputError(f"the prompt {self.prompt[:40]!r} leaves no room for a text: this model reads {self.room}")

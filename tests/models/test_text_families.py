@@ -288,7 +288,7 @@ def opened(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> TextModel:
     text = json.loads(json.dumps(pair.family.describe(pair.checkpoint, pair.ours, tokenizers)))
     sizes = {"layers": 2, "heads": 2, "head_dim": 16, "frames": 0, "positions": 128, "vocabulary": 300}
     shape = sizes | {"dtype": "float32", "cache": {}}
-    manifest = {"precision": "fp32", "decoder": shape, "files": dict.fromkeys(tokenizers), "text": text}
+    manifest = {"family": "", "precision": "fp32", "decoder": shape, "files": dict.fromkeys(tokenizers), "text": text}
     return TextModel(Sessions(Bundle(folder, manifest), choose_device("cpu")))
 
 

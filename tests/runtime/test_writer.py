@@ -165,6 +165,18 @@ def test_lengths_are_kept_to(small: Translator) -> None:
     assert len(one(small, garbage).tokens) <= 2.5 * (len(small.model.tokens.encode(garbage)) + 1)
 
 
+@pytest.mark.parametrize("shortlist", [False, True])
+@pytest.mark.parametrize("beams", [1, 4])
+def test_what_a_text_starts_with_is_none_of_it(small: Translator, beams: int, shortlist: bool) -> None:
+    """It is the end token, which the student does not look at: rules against repeats let the text end."""
+    for text in ("I love you.", "Please close the door when you leave."):
+        plain = one(small, text, beams=beams, shortlist=shortlist)
+        assert len({*plain.tokens}) == len(plain.tokens)
+        assert one(small, text, beams=beams, shortlist=shortlist, no_repeat_ngram=1).text == plain.text
+    penalised = one(small, "I love you.", beams=beams, shortlist=shortlist, repetition_penalty=1e6)
+    assert penalised.text == "Eu te amo."
+
+
 @pytest.mark.parametrize("beams", [1, 2])
 def test_no_text_is_longer_than_the_positions(small: Translator, monkeypatch: pytest.MonkeyPatch, beams: int) -> None:
     """However long it is asked to be: a step past the last position would fail for all texts of its lane."""
