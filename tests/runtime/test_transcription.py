@@ -89,7 +89,8 @@ def test_the_language_is_that_of_all_that_opens_a_recording(
 ) -> None:
     """A cough of half a second says little: what comes after a long silence is heard too."""
     monkeypatch.setattr(vad, "detector", lambda: lambda frame: float(np.abs(frame).max() > 0.05))
-    encode, heard = SpeechModel.encode, []
+    encode = SpeechModel.encode
+    heard: list[int] = []
 
     def recorded(self: SpeechModel, decoder: object, waveforms: dict[int, NDArray[np.float32]]) -> None:
         heard.extend(len(waveform) for waveform in waveforms.values())
