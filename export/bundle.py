@@ -89,7 +89,7 @@ def _write(checkpoint: Checkpoint, family: Family, folder: Path, precision: Prec
     drop_zeros(model)
     if precision == "int8":
         smooth(model.encoder)
-        smooth_logits(model.decoder)
+        smooth_logits(model)
     tokenizers = family.tokenizers(checkpoint)
     for name, tokenizer in tokenizers.items():
         tokenizer.save(str(folder / name), pretty=False)

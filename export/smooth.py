@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from heedful.models.positions import Learned
-from heedful.models.text import TokenDecoder
+from heedful.models.text import Stack, TokenDecoder
 from heedful.models.transformer import EncoderLayer
 
 # how much of the difference the map takes over, and how many standard deviations the largest number is away
@@ -44,25 +44,35 @@ def _smooth(norm: nn.Module, linear: nn.Linear) -> None:
 
 
 @torch.no_grad()
-def smooth_logits(decoder: TokenDecoder) -> None:
-    """Make what the logits are computed from more alike, in place, where the embedding is their matrix, a normalisation
-    comes before and learned positions after it.
+def smooth_logits(model: nn.Module) -> None:
+    """Make what the logits of `model` are computed from more alike, in place, where the embedding is their matrix, a
+    normalisation comes before and learned positions after it.
 
     The embedding also loses its mean over the vocabulary, which positions get: logits change by one number, the same
     for all tokens, on which no probability depends. In some channels it is ten times what tokens differ by.
     """
-    norm, positions = decoder.norm, decoder.positions
-    if decoder.output is not None or not isinstance(norm, nn.LayerNorm) or not isinstance(positions, Learned):
+    stacks = [module for module in model.modules() if isinstance(module, Stack)]
+    for decoder in stacks:
+        if isinstance(decoder, TokenDecoder):
+            # an encoder that has the decoder's embedding must read the same embeddings as before
+            _smooth_logits(decoder, [stack for stack in stacks if stack.tokens is decoder.tokens])
+
+
+def _smooth_logits(decoder: TokenDecoder, readers: list[Stack]) -> None:
+    """`readers` are the stacks that look tokens up in the decoder's embedding, the decoder among them."""
+    norm, positions = decoder.norm, [stack.positions for stack in readers if isinstance(stack.positions, Learned)]
+    if decoder.output is not None or not isinstance(norm, nn.LayerNorm) or len(positions) < len(readers):
         return
-    if not isinstance(decoder.transform, nn.Identity) or decoder.config.zero_start:
+    if not isinstance(decoder.transform, nn.Identity) or any(stack.config.zero_start for stack in readers):
         return
     table = decoder.tokens.weight
     mean = table.mean(0)
     table -= mean
-    positions.weight += mean * decoder.config.embedding_scale
     # both sides of the product as large as each other: what is rounded to a few bits is the embedding as well
     factor = ((norm.weight**2 + norm.bias**2).sqrt().clamp_min(_LEAST) / table.std(0).clamp_min(_LEAST)).sqrt()
     table *= factor
     norm.weight.div_(factor)
     norm.bias.div_(factor)
-    decoder.spread = 1 / factor
+    for stack, learned in zip(readers, positions, strict=True):
+        learned.weight += mean * stack.config.embedding_scale
+        stack.spread = 1 / factor

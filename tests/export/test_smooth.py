@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from heedful.export.smooth import smooth, smooth_logits
+from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from heedful.models.text import StackConfig, TokenDecoder
 from heedful.models.transformer import EncoderLayer, LayerConfig
 
@@ -112,6 +113,31 @@ def test_logits_change_by_one_number_and_embeddings_not_at_all(scale: float) -> 
     difference = found - expected
     assert difference.abs().max() > 1
     torch.testing.assert_close(difference, difference.mean(-1, keepdim=True).expand_as(difference), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_an_encoder_of_the_same_embedding_reads_what_it_read() -> None:
+    """Each with positions and a scale of its own."""
+    torch.manual_seed(2)
+    before = Seq2Seq(Seq2SeqConfig(replace(STACK, embedding_scale=3.0), STACK)).eval().double()
+    before.decoder.tokens.weight[:, 3] += 5
+    after = copy.deepcopy(before)
+    smooth_logits(after)
+    assert after.encoder.tokens is after.decoder.tokens
+    assert not torch.equal(after.decoder.tokens.weight, before.decoder.tokens.weight)
+    source, target, lengths = torch.randint(300, (2, 9)), torch.randint(300, (2, 7)), torch.tensor([9, 4])
+    found, expected = (each.encoder(source, lengths) for each in (after, before))
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    found, expected = (each(source, lengths, target).log_softmax(-1) for each in (after, before))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+def test_an_embedding_that_an_encoder_cannot_make_up_for_is_left_alone() -> None:
+    before = Seq2Seq(Seq2SeqConfig(replace(STACK, positions="sinusoidal"), STACK))
+    after = copy.deepcopy(before)
+    smooth_logits(after)
+    for mine, own in zip(after.parameters(), before.parameters(), strict=True):
+        assert torch.equal(mine, own)
 
 
 @torch.no_grad()
