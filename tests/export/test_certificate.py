@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper
 
+from heedful.export import bundle as exporting
 from heedful.export import whisper
+from heedful.export.bundle import export
 from heedful.export.certificate import TOLERANCES, certify
 from heedful.export.checkpoint import open_checkpoint
 from heedful.export.whisper import fixture_windows
@@ -192,6 +194,21 @@ def test_rows_that_disturb_one_another_fail(
     with pytest.raises(ExportError, match=r"tokens of decoder differ in .*'batch 4, prompt of 1, 1 beams'") as failed:
         certify(whisper.subject(model, bundle), precision)
     assert "batch 2," not in str(failed.value)
+
+
+def test_a_rewrite_of_the_model_that_changes_results_fails(
+    seeded_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Graphs that are true to a model that was spoilt before they were traced are not true to the checkpoint."""
+
+    @torch.no_grad()
+    def wrong(model: Whisper) -> None:
+        model.decoder.tokens.weight[:, ::2] *= 1.1
+
+    monkeypatch.setattr(exporting, "fold_scales", wrong)
+    with pytest.raises(ExportError, match=r"differ from the PyTorch model's by .*; nothing was written"):
+        export(seeded_checkpoint, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_the_fixture_gives_different_windows_of_speech() -> None:
