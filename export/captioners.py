@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.image import ImageFamily
 from heedful.export.parts import DECODERS, ENCODERS, Part
 from heedful.export.pictures import Pictures, read_pictures
+from heedful.export.tied import is_tied, with_embedding
 from heedful.export.weights import NameTable, load_weights
 from heedful.models.captioner import Captioner, CaptionerConfig
 from heedful.models.efficientnet import ConvTransformerConfig
@@ -86,9 +86,10 @@ class Layout:
         return ENCODERS[kinds[0]], DECODERS[kinds[1]]
 
     def load(self, checkpoint: Checkpoint) -> Captioner:
-        tensors = prepared(checkpoint.tensors)
         try:
             parts = self.parts(checkpoint.config)
+            _, below = self.stacks(checkpoint.config)
+            tensors = with_embedding(prepared(checkpoint.tensors), below, *self.matrices(parts[1]))
             config = self.configure(checkpoint, parts, tensors)
         except KeyError as error:
             raise CheckpointError(f"{checkpoint.source}: config.json lacks {error}") from error
@@ -103,18 +104,15 @@ class Layout:
         bridged = bool(self.bridge) and f"{self.bridge[0]}.weight" in tensors
         encoder = parts[0].configure(above)
         width = None if bridged else encoder.width
-        decoder = parts[1].configure(below, tied=self.is_tied(parts[1], tensors), memory_width=width)
+        decoder = parts[1].configure(below, tied=is_tied(tensors, *self.matrices(parts[1])), memory_width=width)
         pictures = self.pictures(checkpoint)
         eps = above.get("layer_norm_eps", 1e-5) if len(self.bridge) > 1 else None
         return CaptionerConfig(encoder, decoder, pictures.mean, pictures.std, bridged, eps)
 
-    def is_tied(self, part: Part, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether logits are the product with the embedding. Some checkpoints store the matrix again all the same."""
-        own, shared = (
-            tensors.get(f"{self.decoder}{part.modules[name][0]}.weight")
-            for name in ("decoder.output", "decoder.tokens")
-        )
-        return own is None or (shared is not None and torch.equal(own, shared))
+    def matrices(self, part: Part) -> tuple[str, str]:
+        """The names of the matrix of logits and of the embedding."""
+        output, embedding = (part.modules[name][0] for name in ("decoder.output", "decoder.tokens"))
+        return f"{self.decoder}{output}.weight", f"{self.decoder}{embedding}.weight"
 
     def names(self, parts: tuple[Part, Part]) -> NameTable:
         modules: dict[str, list[str]] = {

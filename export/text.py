@@ -15,6 +15,7 @@ from heedful.export.generation import first, search
 from heedful.export.graphs import Graph, Reading, build_graphs
 from heedful.export.greedy import text_graph
 from heedful.export.plan import TEXT
+from heedful.export.tied import is_tied, with_embedding
 from heedful.export.tokenizers import build_tokenizers
 from heedful.export.weights import NameTable, load_weights
 from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -33,6 +34,7 @@ FIXTURE = (
     "She had never seen the sea, but she had read about it so often that she thought she knew it well.",
     "Prices rose by 3.5% in the second quarter of 2021.",
 )
+OUTPUT, EMBEDDING = "lm_head.weight", "shared.weight"
 # what a frame may name beside tokens: the languages of a request
 SOURCE, TARGET = "source", "target"
 
@@ -89,9 +91,9 @@ class TextFamily:
         return checkpoint.format == "huggingface" and checkpoint.config.get("model_type") in self.kinds
 
     def load(self, checkpoint: Checkpoint) -> Seq2Seq:
-        tensors = plain_names(checkpoint.tensors)
+        tensors = plain_names(checkpoint.tensors, checkpoint.config)
         try:
-            config = self.configure(checkpoint.config, is_tied(tensors))
+            config = self.configure(checkpoint.config, is_tied(tensors, OUTPUT, EMBEDDING))
         except KeyError as error:
             raise CheckpointError(f"{checkpoint.source}: config.json lacks {error}") from error
         model = Seq2Seq(config)
@@ -124,23 +126,19 @@ def tokenizer_files(checkpoint: Checkpoint, kind: str) -> dict[str, Tokenizer]:
     return {"tokenizer.json": source} if source is target else {"tokenizer.json": source, "target.json": target}
 
 
-def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def plain_names(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Tensors without the `model.` that some checkpoints begin names with, the bias of logits as a vector, and the
     shared embedding under one name.
     """
     plain = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
     if "final_logits_bias" in plain:
         plain["final_logits_bias"] = plain["final_logits_bias"].flatten()
-    for other in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):
-        if "shared.weight" not in plain and other in plain:
-            plain["shared.weight"] = plain[other]
+    sides = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
+    plain = with_embedding(plain, config, OUTPUT, sides[1])
+    for other in sides:
+        if EMBEDDING not in plain and other in plain:
+            plain[EMBEDDING] = plain[other]
     return plain
-
-
-def is_tied(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether logits are the product with the embedding. Some checkpoints store the matrix again all the same."""
-    own, shared = tensors.get("lm_head.weight"), tensors.get("shared.weight")
-    return own is None or (shared is not None and torch.equal(own, shared))
 
 
 def find_languages(tokenizer: Tokenizer, pattern: str | None) -> dict[str, int]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file, save_model
 
 from heedful.export.checkpoint import open_checkpoint
 from heedful.export.families import find_family
@@ -164,6 +164,24 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     del tensors["vision_model.embeddings.class_embedding"]
     save_file(tensors, file)
     with pytest.raises(CheckpointError, match=r"the checkpoint lacks encoder\.extra"):
+        described(tmp_path)
+
+
+def test_one_tensor_under_the_name_that_safetensors_keeps(tmp_path: Path) -> None:
+    """Of the names of GPT-2's embedding that is the output's."""
+    file = written("vit, gpt2", tmp_path) / "model.safetensors"
+    save_model(hf.VisionEncoderDecoderModel.from_pretrained(tmp_path), str(tmp_path / "kept"))
+    assert not any(name.endswith("wte.weight") for name in load_file(tmp_path / "kept"))
+    tensors = load_file(file)
+    tensors["decoder.lm_head.weight"] = tensors.pop("decoder.transformer.wte.weight")
+    save_file(tensors, file, {"format": "pt"})
+    read = hf.VisionEncoderDecoderModel.from_pretrained(tmp_path).decoder
+    checkpoint = open_checkpoint(tmp_path)
+    ours = find_family(checkpoint).load(checkpoint)
+    assert ours.config.decoder.tied
+    assert torch.equal(ours.decoder.tokens.weight, read.get_input_embeddings().weight)
+    edit(tmp_path / "config.json", "decoder", "tie_word_embeddings", value=False)
+    with pytest.raises(CheckpointError, match=r"the checkpoint lacks decoder\.tokens\.weight"):
         described(tmp_path)
 
 

@@ -1,6 +1,7 @@
 """What checkpoints of text models may hold and say, and what a bundle makes of it: tensors, errors, rounding."""
 
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +11,20 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file, save_model
 from sentencepiece import SentencePieceTrainer
 from torch import Tensor
+from torch.testing import assert_close
 
 from heedful.export.bundle import export
+from heedful.export.checkpoint import open_checkpoint
+from heedful.export.families import find_family
+from heedful.models.seq2seq import Seq2Seq
 from heedful.runtime.bundle import open_bundle
 from heedful.runtime.engine.decoder import Feed
 from heedful.runtime.engine.device import choose_device
 from heedful.runtime.engine.sessions import Sessions
+from heedful.runtime.errors import CheckpointError
 from heedful.runtime.text.model import TextModel
 
 hf: Any = transformers
@@ -56,7 +63,52 @@ def written(name: str, folder: Path) -> Any:
     return model
 
 
+def opened(folder: Path) -> Seq2Seq:
+    checkpoint = open_checkpoint(folder)
+    model: Seq2Seq = find_family(checkpoint).load(checkpoint)
+    return model.requires_grad_(False)
+
+
 SOURCE, TARGET = (torch.randint(3, 60, (2, n), generator=torch.Generator().manual_seed(n)) for n in (9, 7))
+
+
+def check_logits(theirs: Any, ours: Seq2Seq) -> None:
+    with torch.no_grad():
+        expected = theirs(input_ids=SOURCE, decoder_input_ids=TARGET).logits
+    assert expected.std() > 0.1
+    assert_close(ours(SOURCE, torch.tensor([9, 9]), TARGET), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_tensor_under_the_name_that_safetensors_keeps(name: str, tmp_path: Path) -> None:
+    """Of several names of the embedding that is the first: most often the output's."""
+    model = written(name, tmp_path)
+    save_model(model, str(tmp_path / "model.safetensors"))
+    kept = [key for key in load_file(tmp_path / "model.safetensors") if key.startswith(("lm_head", "decoder.embed"))]
+    assert kept == ["decoder.embed_tokens.weight" if name == "t5" else "lm_head.weight"]
+    check_logits(model, opened(tmp_path))
+
+
+def without_embedding(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.endswith(("shared.weight", "tokens.weight"))}
+    save_file(kept | {"lm_head.weight": torch.ones(90, 32)}, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize("name", ["bart", "t5"])
+def test_an_output_of_its_own_is_not_the_embedding(name: str, tmp_path: Path) -> None:
+    written(name, tmp_path)
+    without_embedding(tmp_path)
+    assert torch.equal(opened(tmp_path).decoder.tokens.weight, torch.ones(90, 32))
+    edit(tmp_path / "config.json", "tie_word_embeddings", False)
+    with pytest.raises(CheckpointError, match=r"the checkpoint lacks \w+\.tokens\.weight"):
+        opened(tmp_path)
+
+
+def edit(path: Path, key: str, value: Any = None) -> None:
+    """Sets what the JSON file `path` says under `key`; without a `value` it says nothing there."""
+    said = {name: each for name, each in json.loads(path.read_text()).items() if name != key}
+    path.write_text(json.dumps(said if value is None else said | {key: value}))
 
 
 @dataclass(frozen=True)
