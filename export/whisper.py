@@ -15,6 +15,7 @@ from heedful.export.checkpoint import Checkpoint
 from heedful.export.family import Family, Subject
 from heedful.export.graphs import Graph, Reading, build_graphs
 from heedful.export.plan import SPEECH
+from heedful.export.tied import is_tied
 from heedful.export.timestamps import rank_speech
 from heedful.export.weights import NameTable, load_weights
 from heedful.models.whisper import Whisper, WhisperConfig
@@ -105,6 +106,13 @@ NAMES: dict[str, NameTable] = {
 }
 
 
+# what makes the logits, where it is stored as well, and the embedding, which it must be
+_MATRICES = {
+    "huggingface": ("proj_out.weight", "model.decoder.embed_tokens.weight"),
+    "ctranslate2": ("decoder/projection/weight", "decoder/embeddings/weight"),
+}
+
+
 def recognises(checkpoint: Checkpoint) -> bool:
     """Whether `checkpoint` is a Whisper model."""
     if checkpoint.format == "huggingface":
@@ -164,6 +172,12 @@ def _config_from_shapes(tensors: dict[str, Tensor]) -> WhisperConfig:
 def load(checkpoint: Checkpoint) -> Whisper:
     """The model with the weights of `checkpoint`, float32."""
     model = Whisper(read_config(checkpoint))
+    output, embedding = _MATRICES[checkpoint.format]
+    if not is_tied(checkpoint.tensors, output, embedding):
+        raise CheckpointError(
+            f"{checkpoint.source}: {output} is not {embedding}, while every published Whisper makes its logits with "
+            "its embedding; give a checkpoint that was trained so"
+        )
     load_weights(model, checkpoint.tensors, NAMES[checkpoint.format])
     return model.eval()
 

@@ -147,6 +147,22 @@ def test_both_formats_give_the_same_model(theirs: Any, folders: dict[str, Path])
     assert sum(map(torch.numel, one.parameters())) == sum(map(torch.numel, theirs.parameters())) + joint_key_biases()
 
 
+@pytest.mark.parametrize("name", ["huggingface", "ctranslate2"])
+def test_an_output_that_is_not_the_embedding_is_refused(theirs: Any, tmp_path: Path, name: str) -> None:
+    """transformers makes the logits with it, though published Whispers have it once."""
+    untied = copy.deepcopy(theirs)
+    own = torch.nn.Parameter(torch.randn_like(untied.proj_out.weight))
+    untied.proj_out.weight, untied.config.tie_word_embeddings = own, False
+    if name == "huggingface":
+        untied.save_pretrained(tmp_path)
+        assert torch.equal(type(untied).from_pretrained(tmp_path).proj_out.weight, own)
+    else:
+        variables = converted(untied.state_dict()) | {"decoder/projection/weight": own.detach().numpy()}
+        write_ctranslate2(tmp_path / "model.bin", variables, {})
+    with pytest.raises(CheckpointError, match=r"proj\w+.weight is not .*embed"):
+        load(open_checkpoint(tmp_path))
+
+
 def joint_key_biases() -> int:
     """Whisper's keys have no bias; in a joint projection theirs is zero."""
     attentions = SIZES["encoder_layers"] + 2 * SIZES["decoder_layers"]
