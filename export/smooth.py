@@ -32,6 +32,8 @@ def smooth(encoder: nn.Module) -> None:
 
 
 def _smooth(norm: nn.Module, linear: nn.Linear) -> None:
+    if hasattr(linear, "column_scale"):
+        return  # scales that a model states are of the numbers that it was trained with
     weight, bias = norm.weight, getattr(norm, "bias", None)
     assert isinstance(weight, Tensor)
     reach = _REACH * weight.abs() + (0 if bias is None else bias.abs())

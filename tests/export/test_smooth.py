@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from heedful.export.integer import set_scales
 from heedful.export.smooth import smooth, smooth_logits
 from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from heedful.models.text import StackConfig, TokenDecoder
@@ -70,6 +71,22 @@ def test_what_others_read_too_is_left_alone() -> None:
     smooth(after)
     for mine, own in zip(after.parameters(), before.parameters(), strict=True):
         assert torch.equal(mine, own)
+
+
+def test_what_has_a_scale_already_is_left_alone() -> None:
+    """A scale that the checkpoint states is of the numbers as they are; those without one are made more alike."""
+    before = layer()
+    linear = before.attention.query_key_value
+    units = torch.randint(-127, 128, linear.weight.shape).float()
+    columns = torch.rand(len(units)) + 0.5
+    linear.weight.data = units * columns[:, None]
+    set_scales(linear, 0.1, columns)
+    after = copy.deepcopy(before)
+    smooth(after)
+    for found, expected in ((after.attention, before.attention), (after.attention_norm, before.attention_norm)):
+        for mine, own in zip(found.parameters(), expected.parameters(), strict=True):
+            assert torch.equal(mine, own)
+    assert not torch.equal(after.feed_forward.inner.weight, before.feed_forward.inner.weight)
 
 
 @torch.no_grad()
