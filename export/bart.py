@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from heedful.export.activations import activation
-from heedful.export.generation import first
+from heedful.export.generation import first, token
 from heedful.export.text import SOURCE, TARGET, Frame, Part, TextFamily
 from heedful.export.weights import NameTable
 from heedful.models.seq2seq import Seq2SeqConfig
@@ -104,27 +104,28 @@ def _pegasus(config: Json, tied: bool) -> Seq2SeqConfig:
 
 def _plain(config: Json, generation: Json) -> Frame:
     """Sources end with the end token."""
-    return Frame([], [first(config["eos_token_id"])], [first(generation["decoder_start_token_id"])])
+    return Frame([], [token(config, "eos_token_id")], [token(generation, "decoder_start_token_id")])
 
 
 def _bart(config: Json, generation: Json) -> Frame:
     forced = generation.get("forced_bos_token_id")
     begin: list[Part] = [] if forced is None else [first(forced)]
-    start: list[Part] = [first(generation["decoder_start_token_id"]), *begin]
-    return Frame([first(config["bos_token_id"])], [first(config["eos_token_id"])], start, len(begin))
+    start: list[Part] = [token(generation, "decoder_start_token_id"), *begin]
+    return Frame([token(config, "bos_token_id")], [token(config, "eos_token_id")], start, len(begin))
 
 
 def _between(config: Json, generation: Json) -> Frame:
     """Sources begin with their language, targets with theirs after the start."""
-    end = first(config["eos_token_id"])
-    return Frame([SOURCE], [end], [first(generation.get("decoder_start_token_id", end)), TARGET], 1)
+    end = token(config, "eos_token_id")
+    start = generation.get("decoder_start_token_id")
+    return Frame([SOURCE], [end], [end if start is None else first(start), TARGET], 1)
 
 
 def _mbart(config: Json, generation: Json) -> Frame:
     """mBART-50 is framed like M2M-100; the first mBART had the language last, and targets began with theirs."""
     if config.get("tokenizer_class") == "MBart50Tokenizer":
         return _between(config, generation)
-    return Frame([], [first(config["eos_token_id"]), SOURCE], [TARGET])
+    return Frame([], [token(config, "eos_token_id"), SOURCE], [TARGET])
 
 
 FAMILIES = (

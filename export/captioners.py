@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from heedful.export.checkpoint import Checkpoint
+from heedful.export.generation import token
 from heedful.export.image import ImageFamily
 from heedful.export.parts import DECODERS, ENCODERS, Part
 from heedful.export.pictures import Pictures, read_pictures
@@ -192,12 +193,19 @@ def _load_own(checkpoint: Checkpoint) -> Captioner:
     return model.eval()
 
 
+def _own_ends(checkpoint: Checkpoint) -> tuple[int, int]:
+    try:
+        return token(checkpoint.generation, "decoder_start_token_id"), token(checkpoint.generation, "eos_token_id")
+    except KeyError as error:
+        raise CheckpointError(f"{checkpoint.source}: generation_config.json lacks {error}") from error
+
+
 OWN = ImageFamily(
     "captioner",
     lambda checkpoint: checkpoint.format == "huggingface" and checkpoint.config.get("model_type") == "captioner",
     _load_own,
     _own_pictures,
-    lambda checkpoint: (checkpoint.generation["decoder_start_token_id"], checkpoint.generation["eos_token_id"]),
+    _own_ends,
 )
 
 

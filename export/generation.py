@@ -22,6 +22,13 @@ def first(tokens: Any) -> int:
     return int(tokens[0] if isinstance(tokens, list) else tokens)
 
 
+def token(stated: Mapping[str, Any], name: str) -> int:
+    """The token that a configuration must state; KeyError where it states none."""
+    if stated.get(name) is None:
+        raise KeyError(name)
+    return first(stated[name])
+
+
 def search(generation: Mapping[str, Any], started: int, positions: int) -> dict[str, Any]:
     """How the checkpoint asks for texts to be searched for; lengths count the `started` tokens that begin a text, as
     transformers does. Warns of settings that are not followed.

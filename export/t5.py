@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from heedful.export.generation import first
+from heedful.export.generation import token
 from heedful.export.text import Frame, TextFamily
 from heedful.export.weights import NameTable
 from heedful.models.seq2seq import Seq2SeqConfig
@@ -105,7 +105,7 @@ def names(config: Seq2SeqConfig) -> NameTable:
 
 def frame(config: Json, generation: Json) -> Frame:
     """Sources end with the end token; targets begin with padding."""
-    return Frame([], [first(config["eos_token_id"])], [first(generation["decoder_start_token_id"])])
+    return Frame([], [token(config, "eos_token_id")], [token(generation, "decoder_start_token_id")])
 
 
 FAMILIES = (TextFamily("t5", "translate", ("t5", "mt5"), configure, names, frame, lambda config: "t5"),)

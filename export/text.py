@@ -11,7 +11,7 @@ from torch import Tensor
 
 from heedful.export.checkpoint import Checkpoint, read_json
 from heedful.export.family import Family, Subject
-from heedful.export.generation import first, search
+from heedful.export.generation import search, token
 from heedful.export.graphs import Graph, Reading, build_graphs
 from heedful.export.greedy import text_graph
 from heedful.export.plan import TEXT
@@ -106,13 +106,16 @@ class TextFamily:
     def describe(self, checkpoint: Checkpoint, model: Seq2Seq, tokenizers: dict[str, Tokenizer]) -> dict[str, Any]:
         config = checkpoint.config
         generation = config | checkpoint.generation
-        frame = self.frame(config, generation)
+        try:
+            frame, end = self.frame(config, generation), token(generation, "eos_token_id")
+        except KeyError as error:
+            raise CheckpointError(f"{checkpoint.source}: config.json lacks {error}") from error
         decoder = model.config.decoder
         return {
             "pair": pair(checkpoint),
             "frame": asdict(frame),
             "languages": find_languages(tokenizers["tokenizer.json"], self.languages),
-            "end": first(generation.get("eos_token_id")),
+            "end": end,
             "positions": model.config.encoder.max_positions,
             "prefixes": prefixes(config),
             "search": search(generation, len(frame.start), decoder.max_positions),

@@ -1,5 +1,6 @@
 """The checkpoint that comes with the package: found by its name, small, licensed, and what it writes is its model's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,15 @@ def test_it_is_small_and_says_what_may_be_done_with_it() -> None:
     checkpoint = open_checkpoint("captioner")
     assert checkpoint.license == "other"
     assert "research" in (SHIPPED / "captioner/README.md").read_text()
+
+
+@pytest.mark.parametrize("key", ["decoder_start_token_id", "eos_token_id"])
+def test_a_token_that_it_does_not_state_is_named(key: str) -> None:
+    checkpoint = open_checkpoint("captioner")
+    assert OWN.ends(checkpoint) == (1, 2)
+    lacking = replace(checkpoint, generation={**checkpoint.generation, key: None})
+    with pytest.raises(CheckpointError, match=rf"captioner: generation_config\.json lacks '{key}'"):
+        OWN.ends(lacking)
 
 
 def test_a_checkpoint_of_that_name_at_home_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

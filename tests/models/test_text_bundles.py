@@ -111,6 +111,28 @@ def edit(path: Path, key: str, value: Any = None) -> None:
     path.write_text(json.dumps(said if value is None else said | {key: value}))
 
 
+LACKING = [
+    *[(name, key) for name in ("bart", "marian", "pegasus", "t5") for key in ("eos_token_id", "decoder_start_token_id")],
+    *[(name, "eos_token_id") for name in ("mbart", "m2m_100")],
+    ("bart", "bos_token_id"),
+]
+
+
+@pytest.mark.parametrize("null", [False, True], ids=["missing", "null"])
+@pytest.mark.parametrize(("name", "key"), LACKING)
+def test_a_token_that_no_configuration_states_is_named(name: str, key: str, null: bool, tmp_path: Path) -> None:
+    written(name, tmp_path)
+    for file in ("config.json", "generation_config.json"):
+        edit(tmp_path / file, key)
+        if null:
+            said = json.loads((tmp_path / file).read_text())
+            (tmp_path / file).write_text(json.dumps(said | {key: None}))
+    checkpoint = open_checkpoint(tmp_path)
+    family = find_family(checkpoint)
+    with pytest.raises(CheckpointError, match=rf"{tmp_path.name}: config\.json lacks '{key}'"):
+        family.describe(checkpoint, family.load(checkpoint), {})
+
+
 @dataclass(frozen=True)
 class Rounded:
     """An mBART in transformers and its int8 bundle, opened."""
