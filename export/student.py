@@ -6,6 +6,7 @@ perhaps a shortlist (`lex.50.50.enpt.s2t.bin`) and a decoder's settings (`*.yml`
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -169,12 +170,24 @@ def languages(checkpoint: Checkpoint) -> list[str] | None:
     return None
 
 
+def decoder_settings(folder: Path) -> dict[str, Any]:
+    """What the *.yml in `folder` say of how to translate."""
+    settings: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.yml")):
+        try:
+            stated = yaml.safe_load(file.read_bytes())
+        except Exception as error:  # PyYAML's constructors let through whatever a wrong value makes them raise
+            raise CheckpointError(f"{file} is not YAML ({error}); download it again") from error
+        if not isinstance(stated, dict):
+            raise CheckpointError(f"{file} is not a mapping; download it again")
+        settings |= stated
+    return settings
+
+
 def describe(checkpoint: Checkpoint, model: Seq2Seq, tokenizers: dict[str, Tokenizer]) -> dict[str, Any]:
     """What the runtime must know."""
     end = tokenizers["tokenizer.json"].token_to_id("</s>")
-    settings: dict[str, Any] = {}
-    for file in sorted(checkpoint.path.glob("*.yml")):
-        settings |= yaml.safe_load(file.read_text(encoding="utf-8"))
+    settings = decoder_settings(checkpoint.path)
     decoder = model.config.decoder
     return {
         "pair": languages(checkpoint),

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from heedful.export import ctranslate2
 from heedful.export.marian_binary import configuration, read, recognises
+from heedful.export.student import decoder_settings
 from heedful.runtime.errors import CheckpointError
 
 Array = NDArray[Any]
@@ -224,6 +225,30 @@ CONFIGURATIONS = {
 def test_no_configuration(tmp_path: Path, item: Item, problem: str) -> None:
     with pytest.raises(CheckpointError, match=problem):
         configuration(saved(model(item), tmp_path))
+
+
+def test_the_settings_of_a_decoder(tmp_path: Path) -> None:
+    """Of all files that state some, the later name goes before the earlier."""
+    assert decoder_settings(tmp_path) == {}
+    (tmp_path / "a.yml").write_text("beam-size: 4\nnormalize: 0.5\n")
+    (tmp_path / "b.yml").write_text("beam-size: 1\n")
+    assert decoder_settings(tmp_path) == {"beam-size": 1, "normalize": 0.5}
+
+
+SETTINGS = {
+    "empty": (b"", "is not a mapping"),
+    "a list": (b"- 1", "is not a mapping"),
+    "not YAML": (b"a: [1", "is not YAML"),
+    "not text": (b"\xff\xfe\xfd", "is not YAML"),
+    "an object": (b"a: !!python/object/apply:os.getcwd []", "is not YAML"),
+}
+
+
+@pytest.mark.parametrize(("written", "problem"), SETTINGS.values(), ids=SETTINGS)
+def test_no_settings(tmp_path: Path, written: bytes, problem: str) -> None:
+    (tmp_path / "config.yml").write_bytes(written)
+    with pytest.raises(CheckpointError, match=rf"(?s)config\.yml {problem}.*; download it again"):
+        decoder_settings(tmp_path)
 
 
 HEADS = {

@@ -112,7 +112,11 @@ def edit(path: Path, key: str, value: Any = None) -> None:
 
 
 LACKING = [
-    *[(name, key) for name in ("bart", "marian", "pegasus", "t5") for key in ("eos_token_id", "decoder_start_token_id")],
+    *[
+        (name, key)
+        for name in ("bart", "marian", "pegasus", "t5")
+        for key in ("eos_token_id", "decoder_start_token_id")
+    ],
     *[(name, "eos_token_id") for name in ("mbart", "m2m_100")],
     ("bart", "bos_token_id"),
 ]
