@@ -52,8 +52,8 @@ def prepared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 class Layout:
     """Where Hugging Face keeps the two stacks of a captioner: the prefixes of their names, their keys in config.json,
     and what kinds they are where the configuration does not say; the modules of the bridge between them; the class of
-    image processor where no file names one; what the tokens that begin and end a caption are called, and their
-    `defaults`, which some versions of transformers leave out.
+    image processor where no file names one; what the tokens that begin and end a caption are called; and the
+    `defaults` of both configurations, which some versions of transformers leave out.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Layout:
     processor: str = "ViT"
     start: str = "bos_token_id"
     end: str = "eos_token_id"
-    defaults: tuple[tuple[str, int], ...] = ()
+    defaults: tuple[Json, Json] = ({}, {})
 
     @property
     def family(self) -> ImageFamily:
@@ -77,7 +77,8 @@ class Layout:
 
     def stacks(self, config: Json) -> tuple[Json, Json]:
         """What config.json says of the encoder and of the decoder."""
-        return config[self.encoder_key], config if self.decoder_key is None else config[self.decoder_key]
+        encoder, decoder = config[self.encoder_key], config if self.decoder_key is None else config[self.decoder_key]
+        return {**self.defaults[0], **encoder}, {**self.defaults[1], **decoder}
 
     def parts(self, config: Json) -> tuple[Part, Part]:
         kinds = self.kinds or tuple(stack.get("model_type", "?") for stack in self.stacks(config))
@@ -128,14 +129,13 @@ class Layout:
         return NameTable(modules, parameters, ignored, [*parts[0].optional, *parts[1].optional])
 
     def pictures(self, checkpoint: Checkpoint) -> Pictures:
-        size = checkpoint.config[self.encoder_key]["image_size"]
+        size = self.stacks(checkpoint.config)[0]["image_size"]
         return read_pictures(checkpoint, self.processor, (size, size))
 
     def ends(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
         """The tokens that a caption begins and ends with: the first of the places that state one."""
         _, decoder = self.stacks(checkpoint.config)
         places = [checkpoint.generation, checkpoint.config, decoder] if self.kinds is None else [decoder]
-        places.append(dict(self.defaults))
 
         def find(*names: str) -> Any:
             for name in names:
@@ -147,14 +147,25 @@ class Layout:
         return find("decoder_start_token_id", self.start), find(self.end)
 
 
+_BASE = {
+    "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
+    "hidden_act": "gelu",
+}  # fmt: skip
+_BLIP_VISION = _BASE | {"image_size": 384, "patch_size": 16}
+_BLIP_TEXT = _BASE | {
+    "num_attention_heads": 8, "vocab_size": 30_524, "max_position_embeddings": 512,
+    "bos_token_id": 30_522, "sep_token_id": 102,
+}  # fmt: skip
+_GIT_VISION = _BASE | {"image_size": 224, "patch_size": 16, "hidden_act": "quick_gelu"}
 LAYOUTS = (
     Layout(
         "blip", "vision_model.", "vision_config", "text_decoder.", "text_config", ("blip", "blip"), processor="Blip",
-        end="sep_token_id", defaults=(("bos_token_id", 30_522), ("sep_token_id", 102)),
+        end="sep_token_id", defaults=(_BLIP_VISION, _BLIP_TEXT),
     ),
     Layout(
         "git", "git.image_encoder.vision_model.", "vision_config", "", None, ("clip", "git"),
         tuple(f"git.visual_projection.visual_projection.{i}" for i in range(2)), processor="CLIP",
+        defaults=(_GIT_VISION, {}),
     ),
     Layout("vision-encoder-decoder", "encoder.", "encoder", "decoder.", "decoder", bridge=("enc_to_dec_proj",)),
 )  # fmt: skip

@@ -94,15 +94,15 @@ def test_these_are_checkpoints(name: str, tmp_path: Path) -> None:
 LACKING = [
     ("blip", ("vision_config",), "vision_config"),
     ("blip", ("text_config",), "text_config"),
-    ("blip", ("vision_config", "image_size"), "image_size"),
-    ("blip", ("text_config", "vocab_size"), "vocab_size"),
     ("git", ("vision_config",), "vision_config"),
-    ("git", ("vision_config", "patch_size"), "patch_size"),
     ("git", ("max_position_embeddings",), "max_position_embeddings"),
     ("git", ("eos_token_id",), "eos_token_id"),
     ("vit, bert", ("encoder",), "encoder"),
     ("vit, bert", ("decoder",), "decoder"),
     ("vit, bert", ("encoder", "hidden_size"), "hidden_size"),
+    ("vit, bert", ("encoder", "image_size"), "image_size"),
+    ("vit, bert", ("encoder", "patch_size"), "patch_size"),
+    ("vit, bert", ("decoder", "vocab_size"), "vocab_size"),
     ("vit, bert", ("encoder", "model_type"), r"encoder '\?': known are vit, deit"),
     ("vit, gpt2", ("decoder", "n_head"), "n_head"),
     ("vit, gpt2", ("decoder", "activation_function"), "activation_function"),
@@ -115,6 +115,34 @@ def test_what_a_configuration_lacks_is_named(name: str, keys: tuple[str, ...], m
     (tmp_path / "generation_config.json").unlink()
     with pytest.raises(CheckpointError, match=message):
         described(tmp_path)
+
+
+SIZES = [*VISION, "hidden_act"]
+DEFAULTS = [
+    *[("blip", "text_config", key) for key in (*BERT, "hidden_act")],
+    *[(name, "vision_config", key) for name in ("blip", "git") for key in SIZES],
+]
+
+
+@pytest.mark.parametrize(("name", "part", "key"), DEFAULTS, ids=[" ".join(each) for each in DEFAULTS])
+def test_a_size_that_is_the_default_may_be_left_out(name: str, part: str, key: str, tmp_path: Path) -> None:
+    """As some versions of transformers leave it out; this one writes it."""
+    wide = {"hidden_size": 24}  # which any number of heads here divides
+    sizes = {"text_config": BERT | wide, "vision_config": VISION | wide}
+    sizes[part].pop(key, None)
+    if name == "blip":
+        model = hf.BlipForConditionalGeneration(hf.BlipConfig(**sizes))
+    else:
+        model = hf.GitForCausalLM(hf.GitConfig(**sizes["text_config"], **ENDS, vision_config=sizes["vision_config"]))
+    model.save_pretrained(tmp_path)
+    side = model.config.vision_config.image_size
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(PROCESSOR | {"size": side}))
+    checkpoint = open_checkpoint(tmp_path)
+    stated = find_family(checkpoint).load(checkpoint).config
+    edit(tmp_path / "config.json", part, key)
+    checkpoint = open_checkpoint(tmp_path)
+    assert key not in checkpoint.config[part]
+    assert find_family(checkpoint).load(checkpoint).config == stated
 
 
 def test_blip_has_tokens_of_its_own_where_the_configuration_says_none(tmp_path: Path) -> None:
