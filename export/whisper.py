@@ -98,12 +98,15 @@ NAMES: dict[str, NameTable] = {
         },
         ignored=[
             "decoder/projection/weight",  # tied to the token embedding
-            r"(en|de)coder/(num_heads|pre_norm|activation|alibi|scale_embeddings|start_from_zero_embedding)",
-            r"decoder/alignment_(heads|layer)",
+            r"(en|de)coder/(num_heads|pre_norm|activation|scale_embeddings|start_from_zero_embedding)",
+            r"decoder/(alibi(_use_positive_positions)?|scale_alibi|alignment_(heads|layer))",
         ],
         separator="/",
     ),
 }
+
+# CTranslate2's flags as every Whisper has them; activation 3 is the exact GELU, and what refines ALiBi matters with it
+_FLAGS = {"pre_norm": 1, "activation": 3, "alibi": 0, "scale_embeddings": 0, "start_from_zero_embedding": 0}
 
 
 # what makes the logits, where it is stored as well, and the embedding, which it must be
@@ -142,10 +145,21 @@ def read_config(checkpoint: Checkpoint) -> WhisperConfig:
             )
         except KeyError as error:
             raise CheckpointError(f"{checkpoint.source}: config.json lacks {error}") from error
+    _check_flags(checkpoint)
     try:
         return _config_from_shapes(checkpoint.tensors)
     except KeyError as error:
         raise CheckpointError(f"{checkpoint.source}: model.bin lacks {error}: is it whole?") from error
+
+
+def _check_flags(checkpoint: Checkpoint) -> None:
+    for name, tensor in checkpoint.tensors.items():
+        wanted = _FLAGS.get(name.removeprefix("encoder/").removeprefix("decoder/"))
+        if wanted is not None and tensor.flatten().tolist() != [wanted]:
+            raise CheckpointError(
+                f"{checkpoint.source}: model.bin states {name} = {tensor.tolist()}, in every Whisper {wanted}: "
+                "it is of another architecture; convert a Whisper model"
+            )
 
 
 def _config_from_shapes(tensors: dict[str, Tensor]) -> WhisperConfig:

@@ -32,6 +32,11 @@ SIZES: dict[str, Any] = {
     "max_source_positions": 50, "max_target_positions": 24, "pad_token_id": 3, "bos_token_id": 3, "eos_token_id": 3,
     "decoder_start_token_id": 4,
 }  # fmt: skip
+# as the converter of CTranslate2 4.8.5 writes them
+FLAGS = {
+    "activation": 3, "alibi": 0, "alibi_use_positive_positions": 0, "pre_norm": 1, "scale_alibi": 0,
+    "scale_embeddings": 0, "start_from_zero_embedding": 0,
+}  # fmt: skip
 STEERING = ("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
 
 
@@ -96,8 +101,7 @@ def converted(state: Tensors) -> dict[str, Any]:
     variables |= linear("encoder/conv1", "model.encoder.conv1")
     variables |= linear("encoder/conv2", "model.encoder.conv2")
     variables["decoder/embeddings/weight"] = state["model.decoder.embed_tokens.weight"].numpy()
-    flags = {"activation": 3, "alibi": 0, "pre_norm": 1, "scale_embeddings": 0, "start_from_zero_embedding": 0}
-    variables |= {f"decoder/{name}": np.int8(value) for name, value in flags.items()}
+    variables |= {f"decoder/{name}": np.int8(value) for name, value in FLAGS.items()}
     return variables | {"decoder/alignment_heads": np.int16(1), "decoder/alignment_layer": np.int16(-1)}
 
 
@@ -298,6 +302,16 @@ def test_a_ctranslate2_model_that_lacks_what_tells_its_sizes(theirs: Any, lackin
     del tensors[lacking]
     with pytest.raises(CheckpointError, match=lacking):
         load(whole)
+
+
+@pytest.mark.parametrize("flag", ["activation", "alibi", "pre_norm", "scale_embeddings", "start_from_zero_embedding"])
+def test_a_ctranslate2_model_of_another_architecture(theirs: Any, flag: str) -> None:
+    other = {f"decoder/{flag}": np.int8(1 - FLAGS[flag])}
+    tensors = {
+        name: torch.from_numpy(np.asarray(value)) for name, value in (converted(theirs.state_dict()) | other).items()
+    }
+    with pytest.raises(CheckpointError, match=rf"states decoder/{flag} = .*another architecture"):
+        load(made_up({}, format="ctranslate2", tensors=tensors))
 
 
 def test_only_whisper_is_recognised() -> None:
