@@ -247,9 +247,10 @@ def special_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer, vocabulary: int
 
 def suppressed(checkpoint: Checkpoint, tokens: dict[str, Any]) -> dict[str, list[int]]:
     """Tokens never generated, and those never generated first: as the checkpoint says, and the special ones."""
-    generation, config = checkpoint.generation, checkpoint.config
-    never = generation.get("suppress_tokens") or config.get("suppress_ids") or []
-    first = generation.get("begin_suppress_tokens") or config.get("suppress_ids_begin") or []
+    # an older checkpoint without generation_config.json says it in config.json, one of CTranslate2 in its own words
+    stated = checkpoint.config | checkpoint.generation
+    never = stated.get("suppress_tokens") or stated.get("suppress_ids") or []
+    first = stated.get("begin_suppress_tokens") or stated.get("suppress_ids_begin") or []
     specials = [
         tokens[name] for name in ("start", "transcribe", "translate", "language_model", "previous", "no_speech")
     ]
