@@ -1,6 +1,7 @@
 """The Whisper family: names of its weights in each format, its sizes, and what the runtime must know of it."""
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from heedful.runtime.speech.audio import SAMPLE_RATE, read_audio
 from heedful.runtime.speech.model import VOCABULARY, SpeechModel
 
 FIXTURE = Path(__file__).with_name("fixture.flac")
+_logger = logging.getLogger("heedful")
 
 
 def _huggingface_attention(prefix: str, parts: str) -> list[str]:
@@ -200,17 +202,20 @@ def alignment_heads(checkpoint: Checkpoint, config: WhisperConfig) -> list[tuple
     """(layer, head) of the cross-attention heads that follow the audio: those the checkpoint names, else all heads of
     the upper half of the decoder.
     """
-    named = checkpoint.generation.get("alignment_heads") or checkpoint.config.get("alignment_heads")
-    if named:
-        heads = [(int(layer), int(head)) for layer, head in named]
-        if not all(0 <= a < config.decoder_layers and 0 <= b < config.decoder_heads for a, b in heads):
-            raise CheckpointError(
-                f"{checkpoint.source}: alignment_heads names heads that a decoder of {config.decoder_layers} layers "
-                f"with {config.decoder_heads} heads does not have; remove it from the configuration"
-            )
-        return heads
-    layers = range(config.decoder_layers // 2, config.decoder_layers)
-    return [(layer, head) for layer in layers for head in range(config.decoder_heads)]
+    named = checkpoint.generation.get("alignment_heads") or checkpoint.config.get("alignment_heads") or []
+    heads = [(int(layer), int(head)) for layer, head in named]
+    upper = range(config.decoder_layers // 2, config.decoder_layers)
+    default = [(layer, head) for layer in upper for head in range(config.decoder_heads)]
+    if not all(0 <= layer < config.decoder_layers and 0 <= head < config.decoder_heads for layer, head in heads):
+        # a distilled model may keep the configuration of its teacher
+        _logger.warning(
+            "alignment_heads names heads that a decoder of %d layers with %d heads does not have, so words are aligned "
+            "by all heads of the upper half of its layers",
+            config.decoder_layers,
+            config.decoder_heads,
+        )
+        return default
+    return heads or default
 
 
 def special_tokens(checkpoint: Checkpoint, tokenizer: Tokenizer, vocabulary: int) -> dict[str, Any]:
