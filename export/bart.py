@@ -4,11 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from heedful.export.activations import activation
+from heedful.export.checkpoint import Checkpoint
 from heedful.export.generation import first, token
 from heedful.export.text import SOURCE, TARGET, Frame, Part, TextFamily
 from heedful.export.weights import NameTable
-from heedful.models.seq2seq import Seq2SeqConfig
+from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from heedful.models.text import StackConfig
 from heedful.models.transformer import LayerConfig
 
@@ -128,8 +131,20 @@ def _mbart(config: Json, generation: Json) -> Frame:
     return Frame([], [token(config, "eos_token_id"), SOURCE], [TARGET])
 
 
+class _MarianFamily(TextFamily):
+    """Marian's models; to those of several target languages a token before the source names the one to write."""
+
+    def describe(self, checkpoint: Checkpoint, model: Seq2Seq, tokenizers: dict[str, Tokenizer]) -> dict[str, Any]:
+        described = super().describe(checkpoint, model, tokenizers)
+        # only the vocabulary says which they are: a group, such as `mul`, looks like one language in the settings
+        if described["languages"]:
+            described["pair"] = None
+            described["frame"]["before"] = [TARGET]
+        return described
+
+
 FAMILIES = (
-    TextFamily("marian", "translate", ("marian",), _marian, names, _plain, lambda config: "marian", r">>(\w+)<<"),
+    _MarianFamily("marian", "translate", ("marian",), _marian, names, _plain, lambda config: "marian", ">>(.+)<<"),
     TextFamily(
         "bart",
         "summarize",

@@ -81,9 +81,11 @@ class TextModel(Model):
     def languages_for(self, source: str | None, target: str | None) -> tuple[str | None, str | None]:
         """The languages of a request: those it names, else the only ones the model has.
 
-        Raises InputError for one that the model does not have.
+        Raises InputError for one that the model does not have, or a target where it cannot be told of any.
         """
         if self.pair is None:
+            if target is not None and not any("target" in self._frame[part] for part in ("before", "after", "start")):
+                raise InputError(f"this model cannot be told to write {target!r}: leave target out, or use a prompt")
             return source, target
         for given, known, side in ((source, self.pair[0], "from"), (target, self.pair[1], "to")):
             if given not in {None, known}:

@@ -15,8 +15,15 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from tokenizers import ByteLevelBPETokenizer, Tokenizer
 
+from heedful.export.bart import FAMILIES
+from heedful.export.checkpoint import Checkpoint
 from heedful.export.tokenizers import build_tokenizers
-from heedful.runtime.errors import CheckpointError
+from heedful.models.seq2seq import Seq2Seq
+from heedful.runtime.bundle import Bundle
+from heedful.runtime.engine.device import choose_device
+from heedful.runtime.engine.sessions import Sessions
+from heedful.runtime.errors import CheckpointError, InputError
+from heedful.runtime.text.model import TextModel
 
 ENGLISH = [line.strip() for text in topics.topics.values() for line in text.splitlines() if line.strip()][:500]
 PORTUGUESE = [
@@ -180,6 +187,32 @@ def test_a_tokenizer_json_is_used(family: str, original: Callable[[str], Any], t
     check_special(source)
 
 
+def opened(folder: Path, kind: str) -> TextModel:
+    """What the runtime knows of a bundle of the checkpoint in `folder`, without its graphs."""
+    config = {"model_type": kind, "eos_token_id": 0, "decoder_start_token_id": 1, "d_model": 8, "vocab_size": 99}
+    config |= {"max_position_embeddings": 64, "activation_function": "relu"}
+    config |= {
+        f"{side}_{size}": 2 for side in ("encoder", "decoder") for size in ("layers", "attention_heads", "ffn_dim")
+    }
+    checkpoint = Checkpoint(folder, "made up", "huggingface", config, {}, {}, {}, folder / "tokenizer.json", None)
+    family = next(each for each in FAMILIES if each.name == kind)
+    tokenizers = family.tokenizers(checkpoint)
+    for name, tokenizer in tokenizers.items():
+        tokenizer.save(str(folder / name))
+    text = family.describe(checkpoint, Seq2Seq(family.configure(config, True)), tokenizers)
+    shape = {"layers": 2, "heads": 2, "head_dim": 4, "frames": 0, "positions": 64, "vocabulary": 99, "dtype": "float32"}
+    manifest = {"precision": "fp32", "decoder": shape | {"cache": {}}, "files": dict.fromkeys(tokenizers), "text": text}
+    return TextModel(Sessions(Bundle(folder, manifest), choose_device("cpu")))
+
+
+def test_a_target_language_that_a_model_cannot_be_told(folders: Path, tmp_path: Path) -> None:
+    shutil.copytree(folders / "pegasus", tmp_path, dirs_exist_ok=True)
+    model = opened(tmp_path, "pegasus")
+    assert model.framing(*model.languages_for("en", None)).before == []
+    with pytest.raises(InputError, match="cannot be told to write 'de': leave target out"):
+        model.languages_for("en", "de")
+
+
 @pytest.mark.parametrize("family", ORIGINALS)
 def test_a_saved_tokenizer_is_the_same(family: str, folders: Path, tmp_path: Path) -> None:
     for tokenizer in build_tokenizers(folders / family, family):
@@ -211,6 +244,24 @@ class TestMarian:
         source, target = marian
         assert [*encode(source, text), 0] == original("marian")(text).input_ids
         assert [*encode(target, text), 0] == original("marian")(text_target=text).input_ids
+
+    @pytest.mark.parametrize("settings", [{}, {"source_lang": "eng", "target_lang": "mul"}])
+    def test_the_target_language_is_named_before_the_text(
+        self, folders: Path, original: Callable[[str], Any], tmp_path: Path, settings: dict[str, str]
+    ) -> None:
+        shutil.copytree(folders / "marian", tmp_path, dirs_exist_ok=True)
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+        model = opened(tmp_path, "marian")
+        for target in ("fra", "por"):
+            framing = model.framing(*model.languages_for("en", target))
+            for text in SENTENCES:
+                assert framing.source(model.tokens.encode(text)) == original("marian")(f">>{target}<< {text}").input_ids
+        for other, problem in (
+            (None, "needs to know the target language: give one of"),
+            ("de", "'de': this model knows"),
+        ):
+            with pytest.raises(InputError, match=f"{problem} fra, por"):
+                model.framing(*model.languages_for(None, other))
 
     def test_every_id_decodes(self, marian: tuple[Tokenizer, Tokenizer], folders: Path) -> None:
         names = list(json.loads((folders / "marian" / "vocab.json").read_text()))
