@@ -38,8 +38,10 @@ _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 _CONVERT = (
-    "convert them once with `torch.load(FILE, weights_only=True)` and `safetensors.torch.save_file`, or with "
-    "`CLASS.from_pretrained(FOLDER).save_pretrained(FOLDER)` of the transformers class that config.json names"
+    "convert them once with `CLASS.from_pretrained(FOLDER).save_pretrained(FOLDER)` of the transformers class that "
+    "config.json names, or, where that does not know the file, with `safetensors.torch.save_file({name: "
+    "tensor.contiguous().clone() for name, tensor in torch.load(FILE, weights_only=True).items()}, TARGET)`, TARGET "
+    "being model.safetensors beside it"
 )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import safetensors
 import torch
 from huggingface_hub import metadata_load
 from safetensors.torch import save_file
@@ -139,8 +140,20 @@ def test_pickles_are_refused(tmp_path: Path, name: str, write: Callable[[Path], 
     folder = make(tmp_path / "model")
     (folder / "model.safetensors").unlink()
     write(folder / name)
-    with pytest.raises(CheckpointError, match=rf"pickled \({name}\).*weights_only=True.*save_pretrained"):
+    with pytest.raises(CheckpointError, match=rf"pickled \({name}\).*save_pretrained.*weights_only=True"):
         open_checkpoint(folder)
+
+
+def test_the_advice_on_pickles_holds_for_tied_weights(tmp_path: Path) -> None:
+    folder = make(tmp_path / "model")
+    target = folder / "model.safetensors"
+    target.unlink()
+    torch.save(WEIGHTS | {"tied": WEIGHTS["weight"], "view": WEIGHTS["weight"].T}, folder / "model.bin")
+    with pytest.raises(CheckpointError) as raised:
+        open_checkpoint(folder)
+    (advice,) = (each for each in str(raised.value).split("`") if each.startswith("safetensors"))
+    eval(advice, {"safetensors": safetensors, "torch": torch, "FILE": folder / "model.bin", "TARGET": target})
+    assert torch.equal(open_checkpoint(folder).tensors["tied"], WEIGHTS["weight"])
 
 
 def test_safetensors_beside_a_pickle_are_read(tmp_path: Path) -> None:

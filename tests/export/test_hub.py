@@ -30,10 +30,16 @@ UNWANTED = [
     "pytorch_model.bin", "weights.pt", "tf_model.h5", "model.fp16.safetensors", "model.fp32-00001-of-00002.safetensors",
     "onnx/config.json", "onnx/model.safetensors",
 ]  # fmt: skip
+# Of other repositories: what may be had, or not at all.
+OTHERS: dict[str, dict[str, bytes]] = {
+    "ctranslate2": {"config.json": b"{}", "vocabulary.txt": b"a", "model.bin": b"variables"},
+    "pickled": {"config.json": b"{}", "pytorch_model.bin": b"never", "tf_model.h5": b"never", "onnx/a.onnx": b"never"},
+    "empty": {"config.json": b"{}"},
+}
 
 
 class Hub(BaseHTTPRequestHandler):
-    """`org/model` with two revisions, `org/gated` which lists its files and gives none, and nothing else."""
+    """`org/model` with two revisions, `org/gated` which lists its files and gives none, and `OTHERS`."""
 
     asked: list[str]
 
@@ -57,6 +63,13 @@ class Hub(BaseHTTPRequestHandler):
                 self.refuse(404, "RevisionNotFound")
             case ["api", "models", "org", "model" | "gated", "tree", _]:
                 self.send_json([self.entry(name) for name in [*WANTED, *UNWANTED]])
+            case ["api", "models", "org", name, "revision", _] if name in OTHERS:
+                siblings = [{"rfilename": file} for file in OTHERS[name]]
+                self.send_json({"id": f"org/{name}", "sha": COMMITS["main"], "siblings": siblings})
+            case ["api", "models", "org", name, "tree", _] if name in OTHERS:
+                self.send_json([self.entry(file, OTHERS[name]) for file in OTHERS[name]])
+            case ["org", name, "resolve", commit, file] if file in OTHERS.get(name, {}):
+                self.send(OTHERS[name][file], "application/octet-stream", commit)
             case ["org", "gated", "resolve", *_]:
                 self.refuse(403, "GatedRepo")
             case ["org", "model", "resolve", commit, *name] if "/".join(name) in WANTED:
@@ -66,8 +79,8 @@ class Hub(BaseHTTPRequestHandler):
             case _:
                 self.refuse(401, "RepoNotFound")
 
-    def entry(self, name: str) -> dict[str, object]:
-        blob = WANTED.get(name, b"never sent")
+    def entry(self, name: str, files: dict[str, bytes] = WANTED) -> dict[str, object]:
+        blob = files.get(name, b"never sent")
         return {"type": "file", "path": name, "size": len(blob), "oid": hashlib.sha1(blob).hexdigest()}
 
     def send_json(self, value: object) -> None:
@@ -157,6 +170,23 @@ def test_a_revision_and_the_cache(client: Client) -> None:
     assert client.snapshot("org/model", COMMITS["v1"]) == folder
     assert client.snapshot("org/model", "v1", HF_HUB_OFFLINE="1") == folder
     assert client.asked == []
+
+
+def test_a_model_of_ctranslate2(client: Client) -> None:
+    folder = client.snapshot("org/ctranslate2")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == OTHERS["ctranslate2"]
+    client.asked.clear()
+    assert client.snapshot("org/ctranslate2", HF_HUB_OFFLINE="1") == folder
+    assert client.asked == []
+
+
+def test_no_weights_that_are_read(client: Client) -> None:
+    error = client.error("org/pickled")
+    assert error.startswith("org/pickled has no model.safetensors, only pytorch_model.bin, tf_model.h5, which")
+    assert 'CLASS.from_pretrained("org/pickled").save_pretrained(FOLDER)' in error
+    assert "refs/pr/N" in error
+    assert client.error("org/empty") == "org/empty has no model.safetensors and no other weights: name another model"
+    assert not [path for path in client.asked if path.endswith((".bin", ".h5", ".onnx"))]
 
 
 NO_SERVER = "http://127.0.0.1:9"  # The discard port: nothing listens.
