@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,6 +25,7 @@ from heedful.export.smooth import smooth, smooth_logits
 from heedful.export.storage import store
 from heedful.export.trace import trace
 from heedful.export.unfold import unfold_convolutions
+from heedful.export.workspace import workspace
 from heedful.runtime.bundle import MANIFEST, VERSION, Bundle, read_manifest
 from heedful.runtime.errors import BundleError, ExportError, OutdatedBundleError
 from heedful.runtime.home import home, is_name
@@ -59,14 +59,13 @@ def export(
     opened = open_checkpoint(checkpoint, revision)
     family = find_family(opened)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as temporary:
-            folder = Path(temporary) / target.name
+        with workspace(target) as temporary:
+            folder = temporary / target.name
             folder.mkdir()
             _write(opened, family, folder, precision, report)
             # asked anew: meanwhile another export may have made a bundle, which stays
             if _is_outdated(target):
-                target.rename(Path(temporary) / f"{target.name}.outdated")
+                target.rename(temporary / f"{target.name}.outdated")
             folder.rename(target)
     except OSError as error:
         raise ExportError(f"{target} could not be written: {error}") from error

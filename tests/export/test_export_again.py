@@ -1,12 +1,15 @@
 """What becomes of a bundle that is there already, by its format."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from heedful.export import bundle as exporting
 from heedful.export.bundle import export
+from heedful.export.workspace import workspace
 from heedful.runtime.bundle import MANIFEST, VERSION, open_bundle
 from heedful.runtime.errors import BundleError, ExportError
 
@@ -59,3 +62,32 @@ def test_nothing_is_lost_where_the_new_one_fails(
     with pytest.raises(ExportError, match="the graphs differ"):
         export(seeded_checkpoint, old)
     assert (old / "old.onnx").exists()
+
+
+WRITING = """
+import sys
+from pathlib import Path
+from heedful.export.workspace import workspace
+with workspace(Path(sys.argv[1])) as folder:
+    (folder / "weights.bin").touch()
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_export_left_is_removed(seeded_checkpoint: Path, tmp_path: Path) -> None:
+    """Unless its process lives, or it is of another bundle, or was never an export's."""
+    others = [tmp_path / name for name in (".bundle.x.abcdefgh", ".bundle.abcdefgh")]
+    for other in others:
+        other.mkdir()
+    (others[0] / "lock").touch()
+    command = [sys.executable, "-c", WRITING, str(tmp_path / "bundle")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().strip())
+        with workspace(tmp_path / "bundle"):
+            assert (left / "weights.bin").exists()
+        process.kill()
+    assert (left / "weights.bin").exists()
+    export(seeded_checkpoint, tmp_path / "bundle")
+    assert sorted(tmp_path.iterdir()) == sorted([*others, tmp_path / "bundle"])
