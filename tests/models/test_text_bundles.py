@@ -149,10 +149,9 @@ class Rounded:
 def mbart(tmp_path_factory: pytest.TempPathFactory) -> Rounded:
     folder, pieces = tmp_path_factory.mktemp("mbart"), io.BytesIO()
     lines = ["the rain fell on the old town all day", "a cat sat on a mat", "we read books in the evening by the fire"]
-    ids = {"unk_id": 0, "bos_id": 1, "eos_id": 2}
     SentencePieceTrainer.train(
         sentence_iterator=iter(lines * 4), model_writer=pieces, minloglevel=2, vocab_size=48, hard_vocab_limit=False,
-        **ids,
+        unk_id=0, bos_id=1, eos_id=2,
     )  # fmt: skip
     theirs = written("mbart", folder)
     with torch.no_grad():  # channels as unlike as those of trained models
