@@ -1,4 +1,4 @@
-"""The Whisper family: names of its weights in each format, its sizes, and what the runtime must know of it."""
+"""The Whisper family: its sizes, and what the runtime must know of it."""
 
 import json
 import logging
@@ -18,7 +18,8 @@ from heedful.export.graphs import Graph, Reading, build_graphs
 from heedful.export.plan import SPEECH
 from heedful.export.tied import is_tied
 from heedful.export.timestamps import rank_speech
-from heedful.export.weights import NameTable, load_weights
+from heedful.export.weights import load_weights
+from heedful.export.whisper_names import MATRICES, NAMES
 from heedful.models.whisper import Whisper, WhisperConfig
 from heedful.runtime.bundle import Bundle
 from heedful.runtime.engine.device import choose_device
@@ -30,92 +31,8 @@ from heedful.runtime.speech.model import VOCABULARY, SpeechModel
 FIXTURE = Path(__file__).with_name("fixture.flac")
 _logger = logging.getLogger("heedful")
 
-
-def _huggingface_attention(prefix: str, parts: str) -> list[str]:
-    return [f"{prefix}.{part}_proj" for part in parts]
-
-
-NAMES: dict[str, NameTable] = {
-    "huggingface": NameTable(
-        modules={
-            "encoder.first": ["model.encoder.conv1"],
-            "encoder.second": ["model.encoder.conv2"],
-            "encoder.norm": ["model.encoder.layer_norm"],
-            "encoder.layers.{}.attention_norm": ["model.encoder.layers.{}.self_attn_layer_norm"],
-            "encoder.layers.{}.attention.query_key_value": _huggingface_attention(
-                "model.encoder.layers.{}.self_attn", "qkv"
-            ),
-            "encoder.layers.{}.attention.output": ["model.encoder.layers.{}.self_attn.out_proj"],
-            "encoder.layers.{}.feed_forward_norm": ["model.encoder.layers.{}.final_layer_norm"],
-            "encoder.layers.{}.feed_forward.inner": ["model.encoder.layers.{}.fc1"],
-            "encoder.layers.{}.feed_forward.output": ["model.encoder.layers.{}.fc2"],
-            "decoder.tokens": ["model.decoder.embed_tokens"],
-            "decoder.positions": ["model.decoder.embed_positions"],
-            "decoder.norm": ["model.decoder.layer_norm"],
-            "decoder.layers.{}.attention_norm": ["model.decoder.layers.{}.self_attn_layer_norm"],
-            "decoder.layers.{}.attention.query_key_value": _huggingface_attention(
-                "model.decoder.layers.{}.self_attn", "qkv"
-            ),
-            "decoder.layers.{}.attention.output": ["model.decoder.layers.{}.self_attn.out_proj"],
-            "decoder.layers.{}.cross_attention_norm": ["model.decoder.layers.{}.encoder_attn_layer_norm"],
-            "decoder.layers.{}.cross_attention.query": ["model.decoder.layers.{}.encoder_attn.q_proj"],
-            "decoder.layers.{}.cross_attention.key_value": _huggingface_attention(
-                "model.decoder.layers.{}.encoder_attn", "kv"
-            ),
-            "decoder.layers.{}.cross_attention.output": ["model.decoder.layers.{}.encoder_attn.out_proj"],
-            "decoder.layers.{}.feed_forward_norm": ["model.decoder.layers.{}.final_layer_norm"],
-            "decoder.layers.{}.feed_forward.inner": ["model.decoder.layers.{}.fc1"],
-            "decoder.layers.{}.feed_forward.output": ["model.decoder.layers.{}.fc2"],
-        },
-        parameters={"encoder.positions": "model.encoder.embed_positions.weight"},
-        ignored=["proj_out.weight"],  # tied to the token embedding
-    ),
-    "ctranslate2": NameTable(
-        modules={
-            "encoder.first": ["encoder/conv1"],
-            "encoder.second": ["encoder/conv2"],
-            "encoder.norm": ["encoder/layer_norm"],
-            "encoder.layers.{}.attention_norm": ["encoder/layer_{}/self_attention/layer_norm"],
-            "encoder.layers.{}.attention.query_key_value": ["encoder/layer_{}/self_attention/linear_0"],
-            "encoder.layers.{}.attention.output": ["encoder/layer_{}/self_attention/linear_1"],
-            "encoder.layers.{}.feed_forward_norm": ["encoder/layer_{}/ffn/layer_norm"],
-            "encoder.layers.{}.feed_forward.inner": ["encoder/layer_{}/ffn/linear_0"],
-            "encoder.layers.{}.feed_forward.output": ["encoder/layer_{}/ffn/linear_1"],
-            "decoder.tokens": ["decoder/embeddings"],
-            "decoder.norm": ["decoder/layer_norm"],
-            "decoder.layers.{}.attention_norm": ["decoder/layer_{}/self_attention/layer_norm"],
-            "decoder.layers.{}.attention.query_key_value": ["decoder/layer_{}/self_attention/linear_0"],
-            "decoder.layers.{}.attention.output": ["decoder/layer_{}/self_attention/linear_1"],
-            "decoder.layers.{}.cross_attention_norm": ["decoder/layer_{}/attention/layer_norm"],
-            "decoder.layers.{}.cross_attention.query": ["decoder/layer_{}/attention/linear_0"],
-            "decoder.layers.{}.cross_attention.key_value": ["decoder/layer_{}/attention/linear_1"],
-            "decoder.layers.{}.cross_attention.output": ["decoder/layer_{}/attention/linear_2"],
-            "decoder.layers.{}.feed_forward_norm": ["decoder/layer_{}/ffn/layer_norm"],
-            "decoder.layers.{}.feed_forward.inner": ["decoder/layer_{}/ffn/linear_0"],
-            "decoder.layers.{}.feed_forward.output": ["decoder/layer_{}/ffn/linear_1"],
-        },
-        parameters={
-            "encoder.positions": "encoder/position_encodings/encodings",
-            "decoder.positions.weight": "decoder/position_encodings/encodings",
-        },
-        ignored=[
-            "decoder/projection/weight",  # tied to the token embedding
-            r"(en|de)coder/(num_heads|pre_norm|activation|scale_embeddings|start_from_zero_embedding)",
-            r"decoder/(alibi(_use_positive_positions)?|scale_alibi|alignment_(heads|layer))",
-        ],
-        separator="/",
-    ),
-}
-
 # CTranslate2's flags as every Whisper has them; activation 3 is the exact GELU, and what refines ALiBi matters with it
 _FLAGS = {"pre_norm": 1, "activation": 3, "alibi": 0, "scale_embeddings": 0, "start_from_zero_embedding": 0}
-
-
-# what makes the logits, where it is stored as well, and the embedding, which it must be
-_MATRICES = {
-    "huggingface": ("proj_out.weight", "model.decoder.embed_tokens.weight"),
-    "ctranslate2": ("decoder/projection/weight", "decoder/embeddings/weight"),
-}
 
 
 def recognises(checkpoint: Checkpoint) -> bool:
@@ -188,7 +105,7 @@ def _config_from_shapes(tensors: dict[str, Tensor]) -> WhisperConfig:
 def load(checkpoint: Checkpoint) -> Whisper:
     """The model with the weights of `checkpoint`, float32."""
     model = Whisper(read_config(checkpoint))
-    output, embedding = _MATRICES[checkpoint.format]
+    output, embedding = MATRICES[checkpoint.format]
     if not is_tied(checkpoint.tensors, output, embedding):
         raise CheckpointError(
             f"{checkpoint.source}: {output} is not {embedding}, while every published Whisper makes its logits with "

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from heedful.export import whisper
 from heedful.export.checkpoint import open_checkpoint
+from heedful.export.whisper_names import NAMES
 from heedful.models.whisper import Whisper, WhisperConfig
 
 TOLERANCE = 1e-3
@@ -25,7 +26,7 @@ TOLERANCE = 1e-3
 
 def spread(model: Whisper) -> dict[str, Tensor]:
     """The weights of `model` under the names they have in transformers, joint projections taken apart."""
-    table = whisper.NAMES["huggingface"]
+    table = NAMES["huggingface"]
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.state_dict().items():
         number = table.numbers.findall(name)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from heedful.export.checkpoint import Checkpoint, open_checkpoint
 from heedful.export.weights import load_weights
-from heedful.export.whisper import NAMES, describe, load, read_config, recognises
+from heedful.export.whisper import describe, load, read_config, recognises
+from heedful.export.whisper_names import NAMES
 from heedful.models.filterbank import mel_filterbank
 from heedful.models.whisper import Whisper, WhisperConfig
 from heedful.runtime.errors import CheckpointError

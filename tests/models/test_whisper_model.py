@@ -14,7 +14,8 @@ from torch.testing import assert_close
 from heedful.export.checkpoint import Checkpoint
 from heedful.export.eager import EagerDecoder
 from heedful.export.weights import load_weights
-from heedful.export.whisper import NAMES, read_config
+from heedful.export.whisper import read_config
+from heedful.export.whisper_names import NAMES
 from heedful.models.attention import visible
 from heedful.models.whisper import Whisper
 from heedful.runtime.engine.decoder import Feed
