@@ -77,7 +77,8 @@ class Captioner:
     ) -> Caption | list[Caption]:
         several = isinstance(image, list | tuple)
         images: Sequence[PictureSource] = image if several else [image]  # type: ignore[assignment, list-item]
-        captions = [_raised(each) for each in self._attempts(self._request(options), iter(images))]
+        # a loop in Python would be in the traceback of an error, and keep those who read pictures waiting for more
+        captions = list(map(_raised, self._attempts(self._request(options), iter(images))))
         return captions if several else captions[0]
 
     def submit(
