@@ -201,7 +201,13 @@ def opened(folder: Path, kind: str) -> TextModel:
         tokenizer.save(str(folder / name))
     text = family.describe(checkpoint, Seq2Seq(family.configure(config, True)), tokenizers)
     shape = {"layers": 2, "heads": 2, "head_dim": 4, "frames": 0, "positions": 64, "vocabulary": 99, "dtype": "float32"}
-    manifest = {"precision": "fp32", "decoder": shape | {"cache": {}}, "files": dict.fromkeys(tokenizers), "text": text}
+    manifest = {
+        "family": family.name,
+        "precision": "fp32",
+        "decoder": shape | {"cache": {}},
+        "files": dict.fromkeys(tokenizers),
+        "text": text,
+    }
     return TextModel(Sessions(Bundle(folder, manifest), choose_device("cpu")))
 
 
