@@ -39,7 +39,8 @@ def locate(name_or_path: str | os.PathLike[str], kind: Kind) -> Path:
     The result need not exist: a path that is nowhere comes back as the place where it would be.
     """
     text = os.fspath(name_or_path)
-    path = Path(os.path.expanduser(text))  # noqa: PTH111: unlike Path's, it leaves an unknown user's ~ as it is
+    # unlike Path's, this leaves an unknown user's ~ as it is
+    path = Path(os.path.expanduser(text))
     if is_name(text) and not os.path.lexists(path):
         return home() / kind / text
     return path
