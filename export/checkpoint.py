@@ -11,7 +11,7 @@ import torch
 
 from heedful.export import ctranslate2, huggingface, marian_binary
 from heedful.export.catalog import CATALOG
-from heedful.export.hub import snapshot
+from heedful.export.hub import PICKLES, snapshot
 from heedful.runtime.errors import CheckpointError
 from heedful.runtime.home import home, is_name, locate
 
@@ -35,7 +35,6 @@ SHIPPED = Path(__file__).with_name("checkpoints")
 """Checkpoints that come with the package."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-_PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl"}
 _PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 _CONVERT = (
     "convert them once with `CLASS.from_pretrained(FOLDER).save_pretrained(FOLDER)` of the transformers class that "
@@ -137,7 +136,7 @@ def _recognise(folder: Path) -> Format:
 
 def _is_pickle(file: Path) -> bool:
     """Whether `file` is a pickle, bare or in the zip archive that torch.save writes."""
-    if file.suffix not in _PICKLE_SUFFIXES or not file.is_file():
+    if file.suffix not in PICKLES or not file.is_file():
         return False
     with file.open("rb") as opened:
         return opened.read(4).startswith(_PICKLE_MAGIC)

@@ -19,7 +19,10 @@ _ALLOWED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.spm", "README.md"]
 _IGNORED = ["*/*", "model.?*.safetensors"]
 # CTranslate2's, which is read without running anything; a pickle of that name is refused when it is opened
 _CTRANSLATE2 = "model.bin"
-_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".onnx", ".gguf")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+"""How the names of files end that may be pickles."""
+
+_OTHER_WEIGHTS = (*PICKLES, ".h5", ".msgpack", ".onnx", ".gguf")
 
 # The first type that matches names the reason: a subclass stands before its base.
 _REASONS: list[tuple[type[Exception], str]] = [

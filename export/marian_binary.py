@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml  # type: ignore[import-untyped]
 
+from heedful.export.stated import read_mapping
 from heedful.runtime.errors import CheckpointError
 
 _Bytes = np.ndarray[tuple[int], np.dtype[np.uint8]]
@@ -66,12 +66,9 @@ def configuration(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{reader.path} lacks {_CONFIGURATION}, which says what model it is; convert it again")
     text = _data(reader, found, 1).tobytes().rstrip(b"\0")
     try:
-        options = yaml.safe_load(text)
-    except Exception as error:  # PyYAML's constructors let through whatever a wrong value makes them raise.
-        raise reader.error(f"{_CONFIGURATION} is not YAML ({error})", found.offset) from error
-    if not isinstance(options, dict):
-        raise reader.error(f"{_CONFIGURATION} is not a mapping", found.offset)
-    return options
+        return read_mapping(text)
+    except ValueError as error:
+        raise reader.error(f"{_CONFIGURATION} {error}", found.offset) from error
 
 
 def _models(folder: Path) -> list[Path]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml  # type: ignore[import-untyped]
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -20,6 +19,7 @@ from heedful.export.family import Family
 from heedful.export.integer import set_scales
 from heedful.export.plan import TEXT
 from heedful.export.shortlist import Shortlist, read_shortlist
+from heedful.export.stated import read_mapping
 from heedful.export.text import graphs, subject, tokenizer_files
 from heedful.export.weights import NameTable, load_weights
 from heedful.models.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -175,12 +175,9 @@ def decoder_settings(folder: Path) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for file in sorted(folder.glob("*.yml")):
         try:
-            stated = yaml.safe_load(file.read_bytes())
-        except Exception as error:  # PyYAML's constructors let through whatever a wrong value makes them raise
-            raise CheckpointError(f"{file} is not YAML ({error}); download it again") from error
-        if not isinstance(stated, dict):
-            raise CheckpointError(f"{file} is not a mapping; download it again")
-        settings |= stated
+            settings |= read_mapping(file.read_bytes())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file} {error}; download it again") from error
     return settings
 
 

@@ -7,6 +7,9 @@ from typing import Literal
 
 from heedful.runtime.errors import InputError
 
+STDIN = "-"
+"""What stands for standard input where a file may be named."""
+
 Kind = Literal["checkpoints", "bundles", "samples", "downloads"]
 
 

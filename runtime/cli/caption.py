@@ -11,14 +11,15 @@ import typer
 from PIL import Image
 from tqdm import tqdm
 
+from heedful.runtime.cli.commands import report
 from heedful.runtime.drawing.explain import explain as draw
 from heedful.runtime.drawing.explain import save, targets_of
 from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import InputError
-from heedful.runtime.home import sample
+from heedful.runtime.home import STDIN, sample
 from heedful.runtime.image.captioner import Captioner
 from heedful.runtime.image.options import CaptionOptions
-from heedful.runtime.image.records import FORMATS, STDIN, Records
+from heedful.runtime.image.records import FORMATS, Records
 from heedful.runtime.image.results import Caption
 from heedful.runtime.load import TASKS, load
 
@@ -91,7 +92,7 @@ def _fit(records: Records, names: Sequence[str]) -> Iterator[str]:
             records.check(name)
             yield name
         except InputError as error:
-            typer.echo(f"heedful: error: {error}", err=True)
+            report(error)
 
 
 def _run(
@@ -108,7 +109,7 @@ def _run(
     for name, found in zip(names, captioner.attempts(sources, **options), strict=True):
         if isinstance(found, InputError):
             failed += 1
-            typer.echo(f"heedful: error: {found}", err=True)
+            report(found)
         else:
             write(name, found)
             if name in targets:

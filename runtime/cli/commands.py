@@ -6,7 +6,10 @@ import os
 import sys
 from typing import Any
 
+import typer
 from typer.core import TyperGroup
+
+from heedful.runtime.errors import HeedfulError
 
 
 class Commands(TyperGroup):
@@ -20,6 +23,11 @@ class Commands(TyperGroup):
             # what is left unwritten must not raise again at exit
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+
+
+def report(error: HeedfulError) -> None:
+    """Say what is wrong with one input, on standard error, where the others go on."""
+    typer.echo(f"heedful: error: {error}", err=True)
 
 
 def _write_any_text() -> None:

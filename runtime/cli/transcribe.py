@@ -12,11 +12,12 @@ import typer
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from heedful.runtime.cli.commands import report
 from heedful.runtime.drawing.explain import explain as draw
 from heedful.runtime.drawing.explain import save, targets_of
 from heedful.runtime.engine.device import DeviceName
 from heedful.runtime.errors import HeedfulError, InputError
-from heedful.runtime.home import sample
+from heedful.runtime.home import STDIN, sample
 from heedful.runtime.load import TASKS, load
 from heedful.runtime.output import open_output
 from heedful.runtime.speech.audio import read_audio
@@ -28,7 +29,6 @@ from heedful.runtime.speech.transcriber import Transcriber
 from heedful.runtime.speech.transcription import Transcription, collect
 
 DEFAULT_BUNDLE = "whisper-tiny.en-int8"
-_STDIN = "-"
 
 Format = Literal["txt", "srt", "vtt", "tsv", "json"]
 
@@ -93,7 +93,7 @@ def transcribe(
                 save(draw(transcript, waveform=_waveform(name)), drawings[name])
         except HeedfulError as error:
             failed += 1
-            typer.echo(f"heedful: error: {error}", err=True)
+            report(error)
     if failed:
         raise typer.Exit(1)
 
@@ -106,7 +106,7 @@ def _targets(audio: list[str], output_dir: Path | None, format: str) -> list[tup
         return [(name, None) for name in audio]
     targets: dict[Path, str] = {}
     for name in audio:
-        target = output_dir / f"{'stdin' if name == _STDIN else Path(name).stem}.{format}"
+        target = output_dir / f"{'stdin' if name == STDIN else Path(name).stem}.{format}"
         if target in targets:
             raise InputError(f"{targets[target]} and {name} would both be written to {target}: give them separately")
         targets[target] = name
@@ -116,11 +116,11 @@ def _targets(audio: list[str], output_dir: Path | None, format: str) -> list[tup
 def _waveform(name: str) -> NDArray[np.float32] | None:
     """The sound of the file `name`; None of standard input or another pipe, which was read once and is gone."""
     path = sample(name)
-    return None if name == _STDIN or not os.path.isfile(path) else np.concatenate(list(read_audio(path)))
+    return None if name == STDIN or not os.path.isfile(path) else np.concatenate(list(read_audio(path)))
 
 
 def _one(transcriber: Transcriber, name: str, format: str, output: IO[str], options: dict[str, Any]) -> Transcript:
-    source: Any = sys.stdin.buffer if name == _STDIN else sample(name)
+    source: Any = sys.stdin.buffer if name == STDIN else sample(name)
     transcription = transcriber.stream(source, **options)
     form = writer(format)
     with _progress(source, transcription, hidden=output is sys.stdout and sys.stdout.isatty()) as advance:

@@ -12,6 +12,7 @@ from PIL import Image
 from heedful.runtime.drawing.matrix import draw_matrix, draw_times
 from heedful.runtime.drawing.panels import draw_panels
 from heedful.runtime.errors import InputError
+from heedful.runtime.home import STDIN
 from heedful.runtime.image.results import Caption
 from heedful.runtime.speech.results import Transcript
 from heedful.runtime.text.results import Sentence, Written
@@ -54,7 +55,7 @@ def targets_of(explain: Path | None, names: Sequence[str]) -> dict[str, Path]:
         return {}
     if explain.suffix.lower() == ".png":
         return dict.fromkeys(names, explain)
-    paths = {name: Path("stdin" if name == "-" else name) for name in names}
+    paths = {name: Path("stdin" if name == STDIN else name) for name in names}
     often = Counter(path.name for path in paths.values())
     flat = {
         name: path.name if often[path.name] == 1 else "_".join(path.parts[bool(path.anchor) :])

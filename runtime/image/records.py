@@ -11,10 +11,8 @@ from itertools import chain
 from pathlib import Path
 
 from heedful.runtime.errors import InputError
+from heedful.runtime.home import STDIN
 from heedful.runtime.image.results import Caption
-
-STDIN = "-"
-"""What stands for standard input, which is another picture each time."""
 
 # file names need not be valid UTF-8
 _ENCODING: dict[str, str] = {"encoding": "utf-8", "errors": "surrogateescape"}
@@ -115,7 +113,7 @@ class Records:
             if rest and not lines and not self._format.begun(rest):
                 raise ValueError("its first line is another")
             held = Counter(chain.from_iterable(found))
-            held.pop(STDIN, None)
+            held.pop(STDIN, None)  # which is another picture each time
             # that run may have left fewer captions of the last picture
             last = found[-1][0] if found else ""
             if self._format.each and held.get(last, count) < count:

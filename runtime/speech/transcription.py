@@ -58,6 +58,7 @@ class Transcription:
 
     That can be done once, since the recording is read as it goes: InputError the second time. `admitted` is around all
     that is done.
+
     `language` and `language_probability` are known with the first segment; `duration`, in seconds, is what has been
     heard so far; `first_token` the time, by time.perf_counter, when the first token of all came.
     """

@@ -4,7 +4,7 @@ import copy
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from heedful.export.checkpoint import Checkpoint, open_checkpoint
@@ -38,16 +38,6 @@ FLAGS = {
     "activation": 3, "alibi": 0, "alibi_use_positive_positions": 0, "pre_norm": 1, "scale_alibi": 0,
     "scale_embeddings": 0, "start_from_zero_embedding": 0,
 }  # fmt: skip
-STEERING = ("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
-
-
-def tokenizer(text: int, languages: list[str], steering: tuple[str, ...] = STEERING) -> Tokenizer:
-    """`text` words, then special tokens in the order of Whisper's vocabularies."""
-    made = Tokenizer(models.WordLevel({f"word{i}": i for i in range(text)}, "word0"))
-    made.add_special_tokens(
-        ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{each}|>" for each in languages), *steering]
-    )
-    return made
 
 
 def write_ctranslate2(path: Path, variables: dict[str, Any], aliases: dict[str, str]) -> None:
@@ -121,7 +111,12 @@ def theirs() -> Any:
 
 
 @pytest.fixture(scope="module", params=["float32", "float16"])
-def folders(theirs: Any, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def folders(
+    theirs: Any,
+    whisper_tokenizer: Callable[..., Tokenizer],
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
     """The model in both formats, its weights in either precision."""
     model = copy.deepcopy(theirs).to(getattr(torch, request.param))
     root = tmp_path_factory.mktemp(request.param)
@@ -133,7 +128,7 @@ def folders(theirs: Any, request: pytest.FixtureRequest, tmp_path_factory: pytes
     config = {"alignment_heads": [[0, 1]], "suppress_ids": [5, 7], "suppress_ids_begin": [9]}
     (folders["ctranslate2"] / "config.json").write_text(json.dumps(config))
     for folder in folders.values():
-        tokenizer(100, ["en", "de"]).save(str(folder / "tokenizer.json"))
+        whisper_tokenizer(100, ["en", "de"]).save(str(folder / "tokenizer.json"))
     return folders
 
 

@@ -1,6 +1,7 @@
 """What a Whisper checkpoint says beside its weights: special tokens, suppressed tokens, alignment heads."""
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,18 @@ from heedful.models.whisper import WhisperConfig
 from heedful.runtime.errors import CheckpointError
 
 hf: Any = transformers
-STEERING = ("<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")
-
-
-def tokenizer(text: int, languages: list[str], steering: tuple[str, ...] = STEERING) -> Tokenizer:
-    """`text` words, then special tokens in the order of Whisper's vocabularies."""
-    made = Tokenizer(models.WordLevel({f"word{i}": i for i in range(text)}, "word0"))
-    made.add_special_tokens(
-        ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{each}|>" for each in languages), *steering]
-    )
-    return made
+SPECIAL = ("<|endoftext|>", "<|startoftranscript|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>",
+           "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>")  # fmt: skip
+Tokenizers = Callable[..., Tokenizer]
 
 
 def made_up(config: dict[str, Any], generation: dict[str, Any] | None = None) -> Checkpoint:
     return Checkpoint(Path(), "made up", "huggingface", config, generation or {}, {}, {}, Path("tokenizer.json"), None)
 
 
-def test_suppressed_tokens_of_a_checkpoint_without_generation_config() -> None:
+def test_suppressed_tokens_of_a_checkpoint_without_generation_config(whisper_tokenizer: Tokenizers) -> None:
     stated = hf.WhisperConfig(suppress_tokens=[7, 5, -1], begin_suppress_tokens=[9]).to_dict()
-    tokens = special_tokens(made_up({}), tokenizer(100, ["en", "de"]), 51865)
+    tokens = special_tokens(made_up({}), whisper_tokenizer(100, ["en", "de"]), 51865)
     theirs = hf.GenerationConfig.from_model_config(hf.WhisperConfig(**stated))
     expected = suppressed(made_up({}, theirs.to_dict()), tokens)
     assert suppressed(made_up(stated), tokens) == expected
@@ -53,10 +47,11 @@ VOCABULARIES = {
 
 @pytest.mark.parametrize("no_speech", ["<|nospeech|>", "<|nocaptions|>"])
 @pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_special_tokens_of_the_published_vocabularies(vocabulary: int, no_speech: str) -> None:
+def test_special_tokens_of_the_published_vocabularies(
+    vocabulary: int, no_speech: str, whisper_tokenizer: Tokenizers
+) -> None:
     languages = list(hf.models.whisper.tokenization_whisper.LANGUAGES)[: 100 if vocabulary == 51866 else 99]
-    steering = tuple(no_speech if name == "<|nospeech|>" else name for name in STEERING)
-    words = tokenizer(50256 if vocabulary == 51864 else 50257, languages, steering)
+    words = whisper_tokenizer(50256 if vocabulary == 51864 else 50257, languages, no_speech)
     found = special_tokens(made_up({}), words, vocabulary)
     first = found["start"] + 1
     multilingual = vocabulary > 51864
@@ -64,15 +59,15 @@ def test_special_tokens_of_the_published_vocabularies(vocabulary: int, no_speech
     assert found == VOCABULARIES[vocabulary] | {"languages": expected}
 
 
-def test_what_the_checkpoint_says_of_its_languages_goes_first() -> None:
-    words = tokenizer(100, ["en", "de"])
+def test_what_the_checkpoint_says_of_its_languages_goes_first(whisper_tokenizer: Tokenizers) -> None:
+    words = whisper_tokenizer(100, ["en", "de"])
     assert special_tokens(made_up({}, {"is_multilingual": False}), words, 51865)["languages"] == {}
     assert special_tokens(made_up({}, {"is_multilingual": True}), words, 120)["languages"] == {"en": 102, "de": 103}
 
 
-@pytest.mark.parametrize("lacking", ["<|endoftext|>", "<|startoftranscript|>", *STEERING])
-def test_a_tokenizer_of_something_else(lacking: str) -> None:
-    vocabulary = tokenizer(100, ["en"]).get_vocab()
+@pytest.mark.parametrize("lacking", SPECIAL)
+def test_a_tokenizer_of_something_else(lacking: str, whisper_tokenizer: Tokenizers) -> None:
+    vocabulary = whisper_tokenizer(100, ["en"]).get_vocab()
     del vocabulary[lacking]
     with pytest.raises(CheckpointError, match=rf"tokenizer\.json has no token {re.escape(lacking)}"):
         special_tokens(made_up({}), Tokenizer(models.WordLevel(vocabulary, "word0")), 51865)

@@ -14,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from heedful.runtime import Candidate, Caption, InputError
-from heedful.runtime.image.records import FORMATS, STDIN, Records
+from heedful.runtime.home import STDIN
+from heedful.runtime.image.records import FORMATS, Records
 
 Named = tuple[str, Caption]
 
